@@ -1,0 +1,1 @@
+"""Models and where they run. Knows no SQL and no plan."""

@@ -1,0 +1,109 @@
+"""What a model is, and what running one reports.
+
+`Model` is the whole interface a user's own object needs (any one of its three methods will do). The methods
+of `LocalModel` are optional refinements that our own backends offer; callers look for them with `getattr`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from sqluice.types import Completion, ModelInfo, Prompt
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A model. Implement `score`, `generate` or `embed`, or several."""
+
+    info: ModelInfo
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+        """Float32 [n, k]: log-probability of each of the k choices as the answer to each of the n prompts."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
+    ) -> list[Completion]:
+        """One completion a prompt, at temperature 0, of at most `max_tokens` tokens."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Float32 [n, d], rows of unit norm."""
+        ...
+
+
+class LocalModel(Protocol):
+    """What a backend of ours offers beyond `Model`."""
+
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Tokens of each prompt past the shared instruction prefix. Tokenises once: `score` on the same
+        prompts afterwards finds the tokens here."""
+        ...
+
+    def calibration(self, prompt: Prompt, choices: Sequence[str]) -> np.ndarray:
+        """Float32 [k]: what to subtract from `score` for this template and these choices (log units).
+        Does not depend on the prompt's arguments nor on any other row."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, without special tokens."""
+        ...
+
+    token_budget: int
+    """Padded tokens of one micro-batch that suit this model on its device (aims at 0.2-0.5 s on a CPU)."""
+
+    def close(self) -> None:
+        """Free memory, threads and connections."""
+        ...
+
+
+@dataclass(slots=True)
+class Batch:
+    """One attempt at one micro-batch. Times are seconds since the epoch; `tokens` excludes padding."""
+
+    rows: int
+    started: float
+    ended: float
+    tokens_in: int = 0
+    tokens_out: int = 0
+    pad_tokens: int = 0
+    max_tokens: int = 0
+    attempt: int = 1
+    outcome: str = "ok"
+    worker: str = "local"
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Asked:
+    """Answers to a list of prompts, in their order. Rows in `errors` have no answer.
+
+    `values` is float32 [n, k] for score, float32 [n, d] for embed, a list of `Completion | None` for generate.
+    `raw` are scores before calibration (the same array where there is none). `tokens_in` and `tokens_out` are
+    int32 [n], zero where the model cannot tell.
+    """
+
+    values: object
+    raw: object
+    tokens_in: np.ndarray
+    tokens_out: np.ndarray
+    errors: dict[int, str] = field(default_factory=dict)
+    batches: list[Batch] = field(default_factory=list)
+
+
+class Control(Protocol):
+    """How the caller watches and stops a pool."""
+
+    def check(self) -> None:
+        """Raises `InterruptedQueryError` when the query is to stop. Called before every micro-batch."""
+        ...
+
+    def done(self, batch: Batch) -> None:
+        """Called after every attempt at a micro-batch."""
+        ...
