@@ -1,0 +1,45 @@
+"""What every test shares: a state folder of its own, hypothesis profiles, a connection on scripted models."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import sqluice
+from sqluice import config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqluice import Connection
+
+NIGHTLY = bool(os.environ.get("SQLUICE_NIGHTLY"))
+
+_COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+settings.register_profile("ci", _COMMON, derandomize=True, database=None, max_examples=100)
+settings.register_profile("nightly", _COMMON, max_examples=1000)
+settings.load_profile("nightly" if NIGHTLY else "ci")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Traces and cached answers of the tests go to a fresh folder; weights are those of the person."""
+    real = config.home()
+    home = tmp_path_factory.mktemp("home")
+    for child in real.iterdir() if real.is_dir() else ():
+        if child.name in ("models", "weights", "packages"):
+            (home / child.name).symlink_to(child)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SQLUICE_HOME", str(home))
+        yield
+
+
+@pytest.fixture
+def con() -> Iterator[Connection]:
+    """A fresh database in memory: exact answers, no answer cache."""
+    connection = sqluice.connect(ai_cache="off", ai_mode="exact")
+    yield connection
+    connection.close()
