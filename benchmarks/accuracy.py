@@ -99,9 +99,7 @@ def tasks(sets: dict[str, list[tuple[str, str]]], n: int) -> list[Task]:
         yes_no("movie: negative", "Is this movie review negative?", sets["movie"], "negative"),
         yes_no("yelp: positive", "Is this restaurant review positive?", sets["yelp"], "positive"),
         yes_no("yelp: unhappy", "Is the customer unhappy?", sets["yelp"], "negative"),
-        yes_no(
-            "movie sentences: liked", "Does the reviewer like the movie?", sets["movie_sentences"], "positive"
-        ),
+        yes_no("movie sentences: liked", "Does the reviewer like the movie?", sets["movie_sentences"], "positive"),
     ]
     for label, (question, _) in TOPICS.items():
         made.append(yes_no(f"reuters8: {label}", question, sets["reuters8"], label))
@@ -181,9 +179,7 @@ def steered(model: Any, task: Task) -> list[dict[str, Any]]:
 def show(rows: list[dict[str, Any]]) -> None:
     """A plain table."""
     names = list(rows[0])
-    cells = [names] + [
-        ["" if row[name] is None else repr(row[name]).strip("'") for name in names] for row in rows
-    ]
+    cells = [names] + [["" if row[name] is None else repr(row[name]).strip("'") for name in names] for row in rows]
     widths = [max(len(line[at]) for line in cells) for at in range(len(names))]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))

@@ -53,9 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sql(query)
     query.add_argument("--format", choices=FORMATS, help="table unless the name of --output says otherwise")
     query.add_argument("--output", metavar="FILE", help="write there; the file appears whole or not at all")
-    query.add_argument(
-        "--report", action="store_true", help="afterwards print rows by tier, calls, tokens, time"
-    )
+    query.add_argument("--report", action="store_true", help="afterwards print rows by tier, calls, tokens, time")
     _add_connection_options(query)
 
     explain = commands.add_parser("explain", help="print the plan of a query")
@@ -69,9 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     models = commands.add_parser("models", help="list, fetch and check models")
     actions = models.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
-    listing = actions.add_parser(
-        "list", help="models that can be named, and whether they are on this machine"
-    )
+    listing = actions.add_parser("list", help="models that can be named, and whether they are on this machine")
     fetch = actions.add_parser("fetch", help="download an embedded model's weights and check their hash")
     verify = actions.add_parser("verify", help="check the hash of weights that are on this machine")
     for action in (fetch, verify):
@@ -91,12 +87,8 @@ def _add_connection_options(parser: argparse.ArgumentParser, *, database: bool =
     keep = argparse.SUPPRESS
     group = parser.add_argument_group("connection")
     if database:
-        group.add_argument(
-            "--db", metavar="FILE", default=keep, help="DuckDB database file; in memory if absent"
-        )
-    group.add_argument(
-        "--oracle", metavar="URI", default=keep, help="model that answers: same as --set ai_oracle=URI"
-    )
+        group.add_argument("--db", metavar="FILE", default=keep, help="DuckDB database file; in memory if absent")
+    group.add_argument("--oracle", metavar="URI", default=keep, help="model that answers: same as --set ai_oracle=URI")
     group.add_argument(
         "--set",
         metavar="NAME=VALUE",

@@ -70,23 +70,17 @@ def show(con: Connection, bar: ProgressBar, out: Console, data: Path) -> tuple[i
     """The demo on a connection; `(right, labelled)`."""
     load(con, data)
     (cheap,), (rows, products) = _one(con, CHEAP), _one(con, COUNTS)
-    out.print(
-        f"{rows} reviews of {products} products. Which restaurant reviews since July 2024 are positive?\n"
-    )
+    out.print(f"{rows} reviews of {products} products. Which restaurant reviews since July 2024 are positive?\n")
     out.print(_indent(QUERY) + "\n")
     begun = time.monotonic()
     with running(con, bar):
         cursor = execute(con, QUERY)
         drawn = draw(cursor.fetch_record_batch(1000), out)
     out.print(f"{drawn} in {duration(time.monotonic() - begun)}, the loading of the model included.")
-    out.print(
-        f"The date, the price and the join left {cheap} of {rows} reviews to ask about: {asked(cursor)}.\n"
-    )
+    out.print(f"The date, the price and the join left {cheap} of {rows} reviews to ask about: {asked(cursor)}.\n")
     _warn(cursor)
     right, labelled = check(con, bar, out)
-    out.print(
-        f"\nright on {right} of {labelled} labelled rows ({100 * right / labelled:.1f} %)\n", style="bold"
-    )
+    out.print(f"\nright on {right} of {labelled} labelled rows ({100 * right / labelled:.1f} %)\n", style="bold")
     out.print(NEXT.format(data=f"{data}  the reviews, with their labels"))
     return right, labelled
 

@@ -127,16 +127,11 @@ def write_parquet(reader: pa.RecordBatchReader, out: Sink) -> int:
     import pyarrow.parquet as pq
 
     schema = pa.schema(
-        [
-            field.with_name(name)
-            for name, field in zip(distinct_names(reader.schema.names), reader.schema, strict=True)
-        ]
+        [field.with_name(name) for name, field in zip(distinct_names(reader.schema.names), reader.schema, strict=True)]
     )
     for field in schema:
         if pa.types.is_interval(field.type):
-            raise DataError(
-                f'column "{field.name}" is an INTERVAL, which Parquet cannot hold: cast it to VARCHAR'
-            )
+            raise DataError(f'column "{field.name}" is an INTERVAL, which Parquet cannot hold: cast it to VARCHAR')
     rows = 0
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         for batch in reader:
@@ -231,9 +226,7 @@ def to_json(value: object) -> object:
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list):
-        if value and all(
-            isinstance(item, tuple) and len(item) == 2 for item in value
-        ):  # how Arrow gives a MAP
+        if value and all(isinstance(item, tuple) and len(item) == 2 for item in value):  # how Arrow gives a MAP
             return {cell(key): to_json(item) for key, item in value}
         return [to_json(item) for item in value]
     scalar = _scalar(value)

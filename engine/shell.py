@@ -168,9 +168,7 @@ class Shell:
             return ""
         reader = cursor.fetch_record_batch(BATCH_ROWS)
         if self.options.mode == "table":
-            return str(
-                draw(reader, self._console, max_rows=SCREEN_ROWS if self._console.is_terminal else None)
-            )
+            return str(draw(reader, self._console, max_rows=SCREEN_ROWS if self._console.is_terminal else None))
         rows = output.write(reader, self.options.mode, Shown(self._console, self._bar))
         return f"{rows:,} row{'' if rows == 1 else 's'}"
 

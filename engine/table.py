@@ -83,9 +83,7 @@ def _columns_that_fit(columns: int, width: int) -> list[int | None]:
     return [*range(left), None, *range(columns - right, columns)]
 
 
-def _table(
-    schema: pa.Schema, places: Sequence[int | None], rows: Sequence[tuple[object, ...]], width: int
-) -> Table:
+def _table(schema: pa.Schema, places: Sequence[int | None], rows: Sequence[tuple[object, ...]], width: int) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -104,9 +102,7 @@ def _table(
     return table
 
 
-def _column(
-    schema: pa.Schema, place: int | None, rows: Sequence[tuple[object, ...]], width: int
-) -> list[Text]:
+def _column(schema: pa.Schema, place: int | None, rows: Sequence[tuple[object, ...]], width: int) -> list[Text]:
     """Name, type and cells of one column; `place` None is the column that stands for those left out."""
     from rich.text import Text
 

@@ -31,35 +31,21 @@ SETTINGS: dict[str, Setting] = {
         Setting("ai_oracle", str, "package:default", "model whose answer is the meaning of an AI expression"),
         Setting("ai_proxy", str, None, "cheap model for cascades; none by default"),
         Setting("ai_embedder", str, "package:embedder", "model for AI_EMBED and AI_SIMILARITY"),
-        Setting(
-            "ai_mode", str, "auto", "exact asks the oracle about every row", ("exact", "cascade", "auto")
-        ),
+        Setting("ai_mode", str, "auto", "exact asks the oracle about every row", ("exact", "cascade", "auto")),
         Setting("ai_recall", float, 0.95, "recall target of a cascade", low=0, high=1),
         Setting("ai_precision", float, 0.95, "precision target of a cascade", low=0, high=1),
         Setting("ai_accuracy", float, 0.95, "accuracy target of a cascade", low=0, high=1),
         Setting("ai_delta", float, 0.05, "allowed probability of missing a target", low=0, high=1),
-        Setting(
-            "ai_budget", str, None, "hard cap with its unit: '500 calls', '2.50 usd', '200 kJ', '10 min'"
-        ),
+        Setting("ai_budget", str, None, "hard cap with its unit: '500 calls', '2.50 usd', '200 kJ', '10 min'"),
         Setting("ai_seed", int, 0, "seed of every sample", low=0),
-        Setting(
-            "ai_on_error", str, "null", "a failing row gives NULL, or stops the query", ("null", "raise")
-        ),
+        Setting("ai_on_error", str, "null", "a failing row gives NULL, or stops the query", ("null", "raise")),
         Setting("ai_workers", str, "local", "where models run: local"),
         Setting("ai_threads", int, 0, "threads of a local model; 0 takes every core", low=0),
-        Setting(
-            "ai_dtype", str, "auto", "arithmetic of a local model", ("auto", "float32", "bfloat16", "float16")
-        ),
+        Setting("ai_dtype", str, "auto", "arithmetic of a local model", ("auto", "float32", "bfloat16", "float16")),
         Setting("ai_device", str, "auto", "auto takes CUDA when there is one; else cpu, cuda, cuda:1"),
-        Setting(
-            "ai_plan", str, "optimized", "rowwise is the reference interpreter", ("optimized", "rowwise")
-        ),
-        Setting(
-            "ai_max_cross_calls", int, 1_000_000, "a semantic join that needs more calls is refused", low=1
-        ),
-        Setting(
-            "ai_trace", str, "on", "text also stores the rows' text in ai.decisions", ("on", "off", "text")
-        ),
+        Setting("ai_plan", str, "optimized", "rowwise is the reference interpreter", ("optimized", "rowwise")),
+        Setting("ai_max_cross_calls", int, 1_000_000, "a semantic join that needs more calls is refused", low=1),
+        Setting("ai_trace", str, "on", "text also stores the rows' text in ai.decisions", ("on", "off", "text")),
         Setting("ai_cache", str, "disk", "where answers are kept between queries", ("off", "memory", "disk")),
     )
 }
@@ -80,14 +66,10 @@ def lookup(name: str) -> Setting:
 def parse(name: str, value: Value) -> Value:
     """`value` as the type of setting `name`, checked; `ProgrammingError` says what is allowed."""
     setting = lookup(name)
-    if value is None or (
-        isinstance(value, str) and setting.default is None and value.lower() in ("", "none")
-    ):
+    if value is None or (isinstance(value, str) and setting.default is None and value.lower() in ("", "none")):
         if setting.default is None:
             return None
-        raise ProgrammingError(
-            f"{setting.name} cannot be NULL; RESET {setting.name} restores {setting.default!r}"
-        )
+        raise ProgrammingError(f"{setting.name} cannot be NULL; RESET {setting.name} restores {setting.default!r}")
     try:
         parsed: Value = setting.type(value)
     except (TypeError, ValueError):

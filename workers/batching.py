@@ -53,9 +53,7 @@ def pack(lengths: np.ndarray, budget: int, *, extra: int = 0, waste: float = MAX
     return [order[a:b] for a, b in pairwise(cuts)]
 
 
-def _cuts(
-    ordered: np.ndarray, total: np.ndarray, budget: int, extra: int, waste: float, floor: float
-) -> list[int]:
+def _cuts(ordered: np.ndarray, total: np.ndarray, budget: int, extra: int, waste: float, floor: float) -> list[int]:
     """Where batches start, and the end: `ordered` lengths fall, `total` is their running sum from 0."""
     n = len(ordered)
     cuts = [0]

@@ -63,10 +63,7 @@ class Gguf:
 
     def calibration(self, prompt: Prompt, choices: Sequence[str]) -> np.ndarray:
         """Float32 [k]: mean scores of content-free texts under this template."""
-        neutral = [
-            Prompt(prompt.template, (text,) * len(prompt.args), prompt.prefix, prompt.kind)
-            for text in NEUTRAL
-        ]
+        neutral = [Prompt(prompt.template, (text,) * len(prompt.args), prompt.prefix, prompt.kind) for text in NEUTRAL]
         mean: np.ndarray = self.score(neutral, choices).mean(axis=0)
         return mean.astype(np.float32)
 
@@ -171,11 +168,7 @@ class Gguf:
     def _template(self, prompt: Prompt, choices: Sequence[str]) -> list[list[int]]:
         """Tokens before, between and after the arguments."""
         marks = tuple(f"<<{secrets.token_hex(8)}>>" for _ in prompt.args)
-        chat = {
-            "messages": messages(
-                Prompt(prompt.template, marks, prompt.prefix, prompt.kind), choices, warn=False
-            )
-        }
+        chat = {"messages": messages(Prompt(prompt.template, marks, prompt.prefix, prompt.kind), choices, warn=False)}
         rest = self._get("/apply-template", chat)["prompt"]
         pieces: list[list[int]] = []
         for mark in marks:

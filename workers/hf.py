@@ -224,9 +224,7 @@ class TextModel:
 
 def _carries_question(prompt: Prompt, choices: Sequence[str]) -> bool:
     """Whether the template says nothing and the row's own text is the question."""
-    return (
-        forms.is_yes_no(choices) and prompt.kind in ("filter", "score") and _with_question(prompt) is not None
-    )
+    return forms.is_yes_no(choices) and prompt.kind in ("filter", "score") and _with_question(prompt) is not None
 
 
 def _with_question(prompt: Prompt) -> Prompt | None:

@@ -69,9 +69,7 @@ class Endpoint:
 
     batch_rows = 512
 
-    def __init__(
-        self, base: str, model: str, *, key_env: str | None = None, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, base: str, model: str, *, key_env: str | None = None, limits: Limits | None = None) -> None:
         self._transport = Transport(base, key_env, limits or Limits())
         self._model = model
         self._top = TOP[0]

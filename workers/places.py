@@ -99,9 +99,7 @@ def _weights(uri: str, rest: str, scheme: str) -> Place:
     base, _, revision = name.partition("@")
     if scheme == "hf" and not _looks_like_path(name) and _HUB.match(base):
         if revision and not _REVISION.match(revision):
-            raise ModelError(
-                f"{uri}: {revision!r} is not a revision; expected hf:org/name@branch-tag-or-commit"
-            )
+            raise ModelError(f"{uri}: {revision!r} is not a revision; expected hf:org/name@branch-tag-or-commit")
         return Place("hub", uri, base, revision=revision, options=options)
     if not _looks_like_path(name):
         raise ModelError(f"{uri}: expected hf:org/name[@revision] or a path that exists")
@@ -146,11 +144,7 @@ def _fragment(uri: str, rest: str) -> tuple[str, dict[str, str]]:
 
 def _options(text: str, known: tuple[str, ...], where: str) -> dict[str, str]:
     """`a=1&b=2` as a dict; a name that is not in `known` is an error (without its value: it may be a key)."""
-    options = (
-        dict(parse_qsl(text, keep_blank_values=True))
-        if "=" in text
-        else dict.fromkeys(filter(None, [text]), "")
-    )
+    options = dict(parse_qsl(text, keep_blank_values=True)) if "=" in text else dict.fromkeys(filter(None, [text]), "")
     for name, value in options.items():
         if name not in known:
             raise ModelError(f"unknown option {name!r} in {where}: it takes {', '.join(known)}")
@@ -190,9 +184,7 @@ class Allowed:
         named = os.environ.get("SQLUICE_ALLOW_MODELS", "")
         given = ["default"] if entries is None else list(entries)
         self.entries = [*given, *(part.strip() for part in named.split(",") if part.strip())]
-        self._words = {
-            word for entry in self.entries for word in (DEFAULTS if entry == "default" else (entry,))
-        }
+        self._words = {word for entry in self.entries for word in (DEFAULTS if entry == "default" else (entry,))}
 
     def check(self, place: Place) -> None:
         """`ModelRefusedError` with the line to add when `place` is not allowed."""
@@ -217,8 +209,7 @@ class Allowed:
         if is_loopback(host) and "loopback" in self._words:
             return True
         return any(
-            entry in (host, place.host) or ("://" in entry and _below(place.name, entry))
-            for entry in self.entries
+            entry in (host, place.host) or ("://" in entry and _below(place.name, entry)) for entry in self.entries
         )
 
     def _hub(self, place: Place) -> bool:

@@ -137,9 +137,7 @@ class LocalPool:
         lengths = _admit(model, prompts, told, max_tokens)
         work = _Work(_name(model), control, told, step, lambda row: prompts[row].args, lengths)
         if hasattr(model, "ask"):
-            work.step = _asker(
-                model, "generate", prompts, told, control, max_tokens=max_tokens, schema=schema
-            )
+            work.step = _asker(model, "generate", prompts, told, control, max_tokens=max_tokens, schema=schema)
         return _run(work, _micro_batches(model, told, lengths, max_tokens))
 
     def embed(self, model: Any, texts: Sequence[str], control: Control) -> Asked:
@@ -240,9 +238,7 @@ def _attempt(work: _Work, rows: np.ndarray, attempt: int) -> bool:
     _count(work, len(rows), failed)
     if work.failed >= GIVE_UP_AFTER and not work.succeeded:
         last = next(reversed(failed.values()))
-        raise ModelError(
-            f"{work.name} answered none of its first {work.failed} rows; the last one: {last}"
-        ) from cause
+        raise ModelError(f"{work.name} answered none of its first {work.failed} rows; the last one: {last}") from cause
     return True
 
 
@@ -279,9 +275,7 @@ def _padded(work: _Work, rows: np.ndarray) -> int:
 
 
 def _batch(work: _Work, rows: np.ndarray, started: float, attempt: int, said: str) -> Batch:
-    batch = Batch(
-        len(rows), started, time.time(), attempt=attempt, outcome="error" if said else "ok", error=said
-    )
+    batch = Batch(len(rows), started, time.time(), attempt=attempt, outcome="error" if said else "ok", error=said)
     if said and len(rows) > 1:
         return batch  # its rows are asked again, and counted then
     batch.tokens_in = int(work.told.tokens_in[rows].sum())

@@ -247,9 +247,7 @@ def digest(source: Source, *details: str) -> str:
         files = [source.folder / source.gguf]
     else:
         files = sorted(
-            file
-            for file in source.folder.iterdir()
-            if file.suffix in (".safetensors", ".json") and file.is_file()
+            file for file in source.folder.iterdir() if file.suffix in (".safetensors", ".json") and file.is_file()
         )
     total = hashlib.sha256("|".join(details).encode())
     for file in files:

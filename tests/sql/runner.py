@@ -192,9 +192,7 @@ class Session:
         counts = self.models[name].counts
         found = len(counts.distinct) if what == "calls" else counts.batches
         if not _OPERATORS[sign](found, int(bound)):
-            raise RecordError(
-                f"{what} of {name}: {found}, not {sign} {bound} (prompts sent: {counts.prompts})"
-            )
+            raise RecordError(f"{what} of {name}: {found}, not {sign} {bound} (prompts sent: {counts.prompts})")
 
     def _warnings(self, record: Record) -> None:
         messages = [str(text) for _, text in getattr(self.cursor, "messages", [])]

@@ -72,9 +72,7 @@ class ScriptedModel:
     Embeddings depend on the text's words, so that texts that share words are similar.
     """
 
-    def __init__(
-        self, rule: Rule, *, name: str = "oracle", revision: str = "1", faults: Faults = Faults()
-    ) -> None:
+    def __init__(self, rule: Rule, *, name: str = "oracle", revision: str = "1", faults: Faults = Faults()) -> None:
         self.info = ModelInfo(name=name, revision=revision, context_tokens=0)
         self.rule = rule
         self.faults = faults or Faults()

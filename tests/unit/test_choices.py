@@ -31,9 +31,9 @@ def test_a_choice_out_of_sight_gets_what_is_left_over() -> None:
 
 
 def test_leading_blanks_and_marks_are_passed_over() -> None:
-    assert chances(
-        ("yes", "no"), at("\n", ("\n", 1.0)), at("No", ("No", 0.9), ("Yes", 0.1))
-    ) == pytest.approx([0.1, 0.9])
+    assert chances(("yes", "no"), at("\n", ("\n", 1.0)), at("No", ("No", 0.9), ("Yes", 0.1))) == pytest.approx(
+        [0.1, 0.9]
+    )
 
 
 def test_one_choice_begins_another() -> None:

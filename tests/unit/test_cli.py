@@ -78,9 +78,7 @@ def test_table_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
 def test_formats(capsys: pytest.CaptureFixture[str]) -> None:
     sql = "SELECT i, 'row ' || i AS text FROM range(3) t(i) ORDER BY i"
     assert cli.main(["query", sql, "--format", "csv"]) == 0
-    assert list(csv.reader(io.StringIO(capsys.readouterr().out)))[1:] == [
-        [str(i), f"row {i}"] for i in range(3)
-    ]
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out)))[1:] == [[str(i), f"row {i}"] for i in range(3)]
     assert cli.main(["query", sql, "--format", "json"]) == 0
     rows = [{"i": i, "text": f"row {i}"} for i in range(3)]
     assert json.loads(capsys.readouterr().out) == rows
@@ -127,9 +125,7 @@ def test_statements_from_a_file_and_standard_input(
     assert capsys.readouterr().out == "b\n6\n"
 
 
-def test_database_file_and_options_before_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_database_file_and_options_before_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     db = str(tmp_path / "my.duckdb")
     assert cli.main(["query", "--db", db, "CREATE TABLE t AS SELECT 5 AS a"]) == 0
     assert cli.main(["--db", db, "query", "FROM t", "--format", "csv"]) == 0
@@ -178,9 +174,7 @@ def test_wrong_usage_is_2(argv: list[str], hint: str, capsys: pytest.CaptureFixt
         (["query", "SELECT 1", "--output", "/no/such/folder/x.csv"], "/no/such/folder/x.csv"),
     ],
 )
-def test_errors_are_1_with_one_message(
-    argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_are_1_with_one_message(argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ")
@@ -239,9 +233,7 @@ def started(*argv: str, home: Path, code: str = "") -> Iterator[subprocess.Popen
     ]
     env = {**os.environ, "SQLUICE_HOME": str(home)}
     pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [*command, *argv], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env
-    ) as process:
+    with subprocess.Popen([*command, *argv], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env) as process:
         try:
             yield process
         finally:

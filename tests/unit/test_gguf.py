@@ -69,9 +69,7 @@ def test_scores_are_finite_calibrated_and_repeatable(model: Gguf) -> None:
     asked = LocalPool().score(model, rows, YES_NO, Watch())
     assert asked.errors == {}
     assert np.isfinite(asked.values).all()
-    assert asked.raw - asked.values == pytest.approx(
-        np.tile(model.calibration(rows[0], YES_NO), (5, 1)), abs=1e-4
-    )
+    assert asked.raw - asked.values == pytest.approx(np.tile(model.calibration(rows[0], YES_NO), (5, 1)), abs=1e-4)
     assert (asked.tokens_in > 0).all()
     again = LocalPool().score(model, rows[::-1], YES_NO, Watch())
     assert again.values[::-1] == pytest.approx(asked.values, abs=0.05)

@@ -194,11 +194,7 @@ def test_without_logprobs_the_words_decide(server: Server, model: Endpoint) -> N
 def test_refused_logprobs_are_taken_back(server: Server, model: Endpoint) -> None:
     def script(path: str, payload: dict[str, Any], count: int) -> Answer:
         top = payload.get("top_logprobs", 0)
-        return (
-            fail(400, "top_logprobs must be at most 5")
-            if top > 5
-            else said("No", [("No", 0.9), ("Yes", 0.1)])
-        )
+        return fail(400, "top_logprobs must be at most 5") if top > 5 else said("No", [("No", 0.9), ("Yes", 0.1)])
 
     server.script = script
     assert np.exp(score(model, "a").values) == pytest.approx(np.array([[0.1, 0.9]]))
@@ -423,17 +419,13 @@ def test_a_key_that_is_not_set_or_cannot_be_sent(server: Server, monkeypatch: py
     assert server.seen == []
 
 
-def test_the_default_key_is_used_by_name(
-    server: Server, model: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_key_is_used_by_name(server: Server, model: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SQLUICE_API_KEY", KEY)
     score(model, "a")
     assert server.seen[0][2]["Authorization"] == f"Bearer {KEY}"
 
 
-@pytest.mark.parametrize(
-    "options", [{"timeout": "soon"}, {"concurrency": "0"}, {"deadline": "-1"}, {"timeout": "nan"}]
-)
+@pytest.mark.parametrize("options", [{"timeout": "soon"}, {"concurrency": "0"}, {"deadline": "-1"}, {"timeout": "nan"}])
 def test_options_are_checked(options: dict[str, str]) -> None:
     with pytest.raises(ModelError, match=next(iter(options))):
         load("http://127.0.0.1:9/v1", "tiny", options)

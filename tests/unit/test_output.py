@@ -55,9 +55,7 @@ def test_csv_keeps_null_apart_from_empty_text() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "text", ['say "hi"', "two\nlines", "cr\rhere", " padded ", "ünï — 漢字 🙂", ";'\\", ""]
-)
+@pytest.mark.parametrize("text", ['say "hi"', "two\nlines", "cr\rhere", " padded ", "ünï — 漢字 🙂", ";'\\", ""])
 def test_csv_survives_a_reader(text: str) -> None:
     body = written(pa.table({"x": [text], 'we"ird, name': [text]}), "csv")
     header, row = csv.reader(io.StringIO(body, newline=""))
@@ -177,9 +175,7 @@ def test_table_leaves_out_middle_columns() -> None:
 
 
 def test_row_text_cannot_steer_the_terminal() -> None:
-    text, _ = drawn(
-        pa.table({"x\x1b[2J": ["\x1b[31mred\x07\r\n[bold]not markup[/bold] \u202eflip"]}), width=100
-    )
+    text, _ = drawn(pa.table({"x\x1b[2J": ["\x1b[31mred\x07\r\n[bold]not markup[/bold] \u202eflip"]}), width=100)
     assert not set(text) & set("\x1b\x07\r\u202e")
     assert "\\x1b[31mred\\x07\\r\\n[bold]not markup[/bold]" in text
 

@@ -226,9 +226,7 @@ def test_context_overflow_without_a_tokenizer_is_a_guess() -> None:
     class Short(Scripted):
         info = ModelInfo("short", context_tokens=100)
 
-    asked = LocalPool().score(
-        Short(), [Prompt("{0}", ("x" * 10_000_000 + " 1",)), *prompts(1)], YES_NO, Watch()
-    )
+    asked = LocalPool().score(Short(), [Prompt("{0}", ("x" * 10_000_000 + " 1",)), *prompts(1)], YES_NO, Watch())
     assert "about" in asked.errors[0]
     assert set(asked.errors) == {0}
 

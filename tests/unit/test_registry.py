@@ -161,9 +161,7 @@ def test_uris_are_parsed(tmp_path: Path) -> None:
         ("http://2130706433/v1#m", "2130706433"),
     ],
 )
-def test_other_hosts_are_refused_with_the_line_to_add(
-    uri: str, entry: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_hosts_are_refused_with_the_line_to_add(uri: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelRefusedError) as caught:
         Registry().check(uri)
     assert f"connect(allow_models=['default', '{entry}'])" in str(caught.value)
@@ -194,9 +192,7 @@ def test_a_url_prefix_is_no_prefix_of_a_host() -> None:
         allowed.check("https://api.example.com/v1/../v2#m")
 
 
-def test_paths_outside_are_refused_however_they_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_outside_are_refused_however_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, outside = recording(tmp_path / "in"), recording(tmp_path / "out")
     monkeypatch.chdir(tmp_path / "in")
     Registry().check("replay:run.parquet")
@@ -243,9 +239,7 @@ def test_a_failing_load_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_uris_own_options_win() -> None:
-    merged = registry_module._merged(
-        LoadOptions(4, "float32", "cpu"), parse("hf:org/name#dtype=bf16&threads=1")
-    )
+    merged = registry_module._merged(LoadOptions(4, "float32", "cpu"), parse("hf:org/name#dtype=bf16&threads=1"))
     assert merged == LoadOptions(1, "bfloat16", "cpu")
 
 

@@ -42,9 +42,7 @@ def recorded(path: Path, **columns: list[Any]) -> Any:
 def test_scores_by_hash(tmp_path: Path, column: str, binary: bool) -> None:
     hashes: list[Any] = [prompt_hash(ask(text)) for text in "abc"]
     keys = [bytes.fromhex(key) for key in hashes] if binary else hashes
-    model = recorded(
-        tmp_path, **{column: keys, "score": [0.9, 0.2, None], "answer": ["true", "false", "true"]}
-    )
+    model = recorded(tmp_path, **{column: keys, "score": [0.9, 0.2, None], "answer": ["true", "false", "true"]})
     asked = LocalPool().score(model, [ask(text) for text in "cbax"], YES_NO, Watch())
     assert np.exp(asked.values[:3, 0]) == pytest.approx([1.0, 0.2, 0.9], abs=1e-5)
     assert np.exp(asked.values[:3]).sum(axis=1) == pytest.approx([1, 1, 1], abs=1e-5)

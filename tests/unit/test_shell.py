@@ -69,9 +69,7 @@ def test_split_names_what_is_open(text: str, missing: str) -> None:
     assert not is_complete(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "  \n", ".help", "SELECT 1;", "SELECT 1; -- done", "SELECT 1;\n/* done */"]
-)
+@pytest.mark.parametrize("text", ["", "  \n", ".help", "SELECT 1;", "SELECT 1; -- done", "SELECT 1;\n/* done */"])
 def test_complete(text: str) -> None:
     assert is_complete(text)
 
