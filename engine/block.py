@@ -1,0 +1,375 @@
+"""One SELECT block: its stage below, and what remains of it above.
+
+Names: `__c0, ..` are columns that the stage's source computes, `__f0, ..` answers, `__ord` the number of the row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from sqluice.optimizer import guards
+from sqluice.optimizer.ast import (
+    ERROR,
+    aggregate_calls,
+    args_of,
+    column,
+    conjunction,
+    conjuncts,
+    has_site,
+    is_pinned,
+    is_site,
+    is_volatile,
+    nested_queries,
+    own,
+    own_sites,
+    replaced,
+    spec_of,
+    sql,
+    windows,
+)
+from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Limit, Stage, Step
+from sqluice.optimizer.rules import outer_joins, split_blocks
+from sqluice.optimizer.scope import CannotLift, Scope, own_columns
+
+if TYPE_CHECKING:
+    from sqluice.engine.lifting import Ctes, Lifter
+
+_UPPER = ("expressions", "group", "having", "qualify", "order", "distinct", "windows")
+
+
+class BlockLifter:
+    """Lifts the AI expressions of one level of one SELECT."""
+
+    def __init__(self, lifter: Lifter, select: exp.Select, scope: Scope, ctes: Ctes) -> None:
+        self.lifter = lifter
+        self.select = select
+        self.scope = scope
+        self.ctes = ctes
+        self.stage = lifter.name()
+        self.columns: dict[str, str] = {}
+        self.exprs: list[exp.Expr] = []
+        self.names: list[str] = []
+        self.steps: list[Step] = []
+        self.asked: dict[str, tuple[str, bool]] = {}
+        self.answers = 0
+        self.errors: set[str] = set()
+        self.joined = False
+
+    def outer_joins(self) -> None:
+        """Take AI predicates out of the ON of outer, semi and anti joins, one join after the other."""
+        while (at := outer_joins.find(self.select)) is not None:
+            self.select, self.scope = outer_joins.Rewrite(self.lifter, self.select, self.scope, self.ctes).apply(at)
+            self.joined = True
+
+    def correlated(self, query: exp.Expr) -> bool:
+        """Whether a nested query looks at this block's rows (its own FROM items never do)."""
+        return not self.lifter.catalog.stands_alone(query, list(self.ctes.written))
+
+    def lift(self, *, root: bool) -> exp.Select:
+        """Add the stage to the plan; returns the block above it."""
+        select = self.select
+        if not own_sites(select):
+            return select
+        if select.args.get("windows") and any(has_site(window) for window in select.args["windows"]):
+            raise CannotLift("a question in a named window")
+        cheap, asking = self._conjuncts()
+        upper = [node for name in _UPPER for node in _nodes(select, name)]
+        plain = self._is_plain()
+        order, limit = self._order(), _limit(select)
+        late = not asking and not any(has_site(node) for name in _UPPER[1:] for node in _nodes(select, name))
+        sorts_below = plain and order is not None and limit is not None and (late or bool(asking))
+        for part in asking:
+            self._ask_all([part])
+            self.steps.append(Keep(self._pull(part)))
+        above = self._above(upper)
+        stage_limit = None
+        if sorts_below:
+            stage_limit = None if late else limit
+            above.set("order", None)
+        if root and plain and (sorts_below or not select.args.get("order")):
+            above.set("order", exp.Order(expressions=[exp.Ordered(this=column(ORDINAL), nulls_first=False)]))
+        elif sorts_below:
+            above.set("order", exp.Order(expressions=[exp.Ordered(this=column(ORDINAL), nulls_first=False)]))
+        for name in ("limit", "offset"):
+            if select.args.get(name) is not None and not sorts_below:
+                above.set(name, select.args[name].copy())
+        source = self._source(cheap, order if sorts_below else None, limited=sorts_below and late)
+        self.lifter.add(
+            Stage(
+                name=self.stage,
+                source=source,
+                columns=tuple(self.names),
+                steps=tuple(self._finished(step) for step in self.steps),
+                limit=stage_limit,
+                pairs=self._is_pairs(asking),
+            )
+        )
+        return above
+
+    def _conjuncts(self) -> tuple[list[exp.Expr], list[exp.Expr]]:
+        """Conjuncts of WHERE that DuckDB decides, and those that need answers, row-wise ones last."""
+        where = self.select.args.get("where")
+        parts = conjuncts(where.this if where is not None else None)
+        asking = [part for part in parts if has_site(part)]
+        slow = [part for part in parts if not has_site(part) and any(map(is_pinned, part.walk()))]
+        left = {id(part) for part in [*asking, *slow]}
+        return [part for part in parts if id(part) not in left], [*asking, *slow]
+
+    def _is_plain(self) -> bool:
+        """Whether each row of the result comes from one row of FROM, by itself."""
+        select = self.select
+        if any(select.args.get(name) for name in ("group", "having", "qualify", "distinct")):
+            return False
+        aggregates = self.lifter.catalog.aggregates
+        upper = [*select.expressions, *_nodes(select, "order")]
+        if any(aggregate_calls(node, aggregates) or windows(node) for node in upper):
+            return False
+        return not any(isinstance(node, exp.Explode | exp.Unnest | exp.Columns) for one in upper for node in own(one))
+
+    def _order(self) -> list[exp.Expr] | None:
+        """Sort keys as expressions over FROM, `[]` without ORDER BY; None when they need answers or are not plain."""
+        select = self.select
+        clause = select.args.get("order")
+        if clause is None:
+            return []
+        values = [one.this if isinstance(one, exp.Alias) else one for one in select.expressions]
+        named = {one.alias_or_name.lower(): value for one, value in zip(select.expressions, values, strict=True)}
+        keys = []
+        for ordered in clause.expressions:
+            key = ordered.this
+            if isinstance(key, exp.Var) or (isinstance(key, exp.Column) and isinstance(key.this, exp.Star)):
+                return None
+            if isinstance(key, exp.Literal):
+                if not key.is_int or any(value.find(exp.Star) for value in values) or int(key.this) > len(values):
+                    return None
+                key = values[int(key.this) - 1]
+            elif isinstance(key, exp.Column) and len(key.parts) == 1:
+                key = named.get(key.name.lower(), key)
+            if has_site(key) or any(map(is_pinned, key.walk())) or is_volatile(key):
+                return None
+            if not all(self.scope.resolves(found) for found in own_columns(key)):
+                return None
+            new = ordered.copy()
+            new.set("this", key.copy())
+            keys.append(new)
+        return keys
+
+    def _ask_all(self, nodes: list[exp.Expr]) -> None:
+        """Steps for every question in `nodes`, each after those that its arguments and guard need."""
+        wanted = guards.collect(nodes)
+        sites: dict[str, exp.Expr] = {}
+        for node in nodes:
+            for site in own_sites(node):
+                name = guards.key(site)
+                sites.setdefault(name, site)
+                if site.this == ERROR:
+                    self.errors.add(name)
+        open_ones = {name: guard for name, guard in wanted.items() if not self._is_answered(name, guard)}
+        while open_ones:
+            ready = [name for name, guard in open_ones.items() if not _needs(sites[name], guard, open_ones, name)]
+            for name in ready or list(open_ones)[:1]:
+                guard = open_ones.pop(name)
+                if not ready:  # two questions guard each other: ask the first on every row
+                    guard = None
+                self._ask(name, sites[name], guard)
+
+    def _is_answered(self, name: str, guard: exp.Expr | None) -> bool:
+        found = self.asked.get(name)
+        return found is not None and (found[1] or guard is not None and self.asked[name][1])
+
+    def _ask(self, name: str, site: exp.Expr, guard: exp.Expr | None) -> None:
+        args = tuple(self._argument(arg, guard) for arg in args_of(site))
+        pulled = None if guard is None else self._pull(guard)
+        answer = f"__f{self.answers}"
+        self.answers += 1
+        self.steps.append(Ask(answer, spec_of(site), args, pulled))
+        self.asked[name] = (answer, guard is None)
+
+    def _argument(self, arg: exp.Expr, guard: exp.Expr | None) -> exp.Expr:
+        """An argument over the stage's columns. What DuckDB can compute is computed below, once."""
+        if has_site(arg) or isinstance(arg, exp.Literal | exp.Null) or (guard is not None and has_site(guard)):
+            return self._pull(arg)
+        if isinstance(arg, exp.Column):
+            return self._pull(arg)
+        if guard is not None:
+            arg = exp.Case(ifs=[exp.If(this=guard.copy(), true=arg.copy())])
+        return self._below(arg)
+
+    def _below(self, node: exp.Expr) -> exp.Expr:
+        """`node`, computed by the source; a column that stands for it."""
+        for found in own_columns(node):
+            if not self.scope.resolves(found):
+                raise CannotLift(f"{sql(found)} is not a column of FROM")
+        key = sql(node)
+        if key not in self.columns or is_volatile(node):
+            self.columns[key] = f"__c{len(self.names)}"
+            self.names.append(self.columns[key])
+            self.exprs.append(node.copy())
+        return column(self.columns[key])
+
+    def _pull(self, node: exp.Expr) -> exp.Expr:
+        """`node` over the stage's columns: references become columns, questions their answers."""
+        bound = {
+            str(found.args["expression"].name).lower() for found in own(node) if isinstance(found, exp.Comprehension)
+        }
+
+        def change(part: exp.Expr) -> exp.Expr | None:
+            if is_site(part):
+                answer = self.asked[guards.key(part)][0]
+                return column(f"{answer}_error" if part.this == ERROR else answer)
+            if isinstance(part, exp.Column) and not isinstance(part.this, exp.Star):
+                local = part.parts[0].name.lower() in bound
+                return self._below(part) if not local and self.scope.resolves(part) else part.copy()
+            if isinstance(part, exp.In | exp.Exists | exp.Any | exp.All | exp.Subquery) and nested_queries(exp.Paren(this=part.copy())):
+                return self._query(part)
+            if isinstance(part, exp.Columns):
+                raise CannotLift("COLUMNS() in an expression")
+            return None
+
+        return replaced(node, change)
+
+    def _query(self, part: exp.Expr) -> exp.Expr | None:
+        """A nested query in an expression: computed below where it looks at this block's rows."""
+        queries = [part] if isinstance(part, exp.Query) else nested_queries(part)
+        originals = [query.meta.get("correlated", False) for query in queries]
+        if not any(originals):
+            if isinstance(part, exp.In) and part.this is not None:
+                new = part.copy()
+                new.set("this", self._pull(part.this))
+                return new
+            return part.copy()
+        if has_site(part) or split_blocks.is_aggregated(self.select, self.lifter.catalog.aggregates):
+            raise CannotLift("a correlated query beside a question")
+        return self._below(part)
+
+    def _above(self, upper: list[exp.Expr]) -> exp.Select:
+        """The block over the stage, without ORDER BY's and LIMIT's placement."""
+        self._ask_all(upper)
+        select = self.select
+        above = exp.Select(expressions=[new for one in select.expressions for new in self._output(one)])
+        above.set("from_", exp.From(this=exp.to_table(self.stage)))
+        for name in ("group", "having", "qualify", "windows"):
+            value = select.args.get(name)
+            if value:
+                pulled = [self._pull(one) for one in value] if isinstance(value, list) else self._pull(value)
+                above.set(name, pulled)
+        if select.args.get("distinct") is not None:
+            above.set("distinct", self._pull(select.args["distinct"]))
+        if select.args.get("order") is not None:
+            above.set("order", self._ordering(select.args["order"]))
+        return above
+
+    def _ordering(self, order: exp.Expr) -> exp.Expr:
+        """ORDER BY, in which a bare name is an output column first."""
+        names = {one.alias_or_name.lower() for one in self.select.expressions}
+        new = order.copy()
+        for ordered in new.expressions:
+            key = ordered.this if isinstance(ordered, exp.Ordered) else ordered
+            if isinstance(key, exp.Column) and len(key.parts) == 1 and key.name.lower() in names:
+                continue
+            key.replace(self._pull(key))
+        return new
+
+    def _output(self, one: exp.Expr) -> list[exp.Expr]:
+        """An output column over the stage; a star becomes the columns it stands for."""
+        star = one.this if isinstance(one, exp.Column) and isinstance(one.this, exp.Star) else one
+        if isinstance(star, exp.Star | exp.Columns):
+            return self._star(one, star)
+        if isinstance(one, exp.Column) and one.name:
+            return [exp.alias_(self._pull(one), one.name, quoted=True)]
+        return [self._pull(one)]
+
+    def _star(self, one: exp.Expr, star: exp.Expr) -> list[exp.Expr]:
+        if self.joined:
+            raise CannotLift("a star over a rewritten outer join")
+        changed: dict[str, exp.Expr] = {}
+        native = one.copy()
+        holder = native.this if isinstance(one, exp.Column) else native
+        if isinstance(star, exp.Star) and star.args.get("replace"):
+            kept = [part for part in star.args["replace"] if not has_site(part)]
+            changed = {part.alias.lower(): part.this for part in star.args["replace"] if has_site(part)}
+            holder.set("replace", [part.copy() for part in kept] or None)
+        elif has_site(star):
+            raise CannotLift("a question inside a star")
+        probe = self._from(exp.Select(expressions=[native.copy()]))
+        names = self.lifter.catalog.outputs(probe, list(self.ctes.written))
+        first = len(self.names)
+        columns = [f"__c{first + at}" for at in range(len(names))]
+        self.names += columns
+        self.exprs.append(native)
+        return [
+            exp.alias_(self._pull(changed[name.lower()]) if name.lower() in changed else column(own_name), name, quoted=True)
+            for own_name, name in zip(columns, names, strict=True)
+        ]
+
+    def _from(self, select: exp.Select) -> exp.Select:
+        """`select` with this block's FROM, as written (for the catalog)."""
+        for name in ("from_", "joins", "laterals"):
+            value = self.select.args.get(name)
+            if value:
+                select.set(name, [one.copy() for one in value] if isinstance(value, list) else value.copy())
+        return select
+
+    def _source(self, cheap: list[exp.Expr], order: list[exp.Expr] | None, *, limited: bool) -> exp.Select:
+        exprs = self.exprs
+        if not self.names:
+            self.names.append("__c0")
+            exprs = [exp.Literal.number(1)]
+        source = self._from(exp.Select(expressions=[one.copy() for one in exprs]))
+        condition = conjunction([part.copy() for part in cheap])
+        if condition is not None:
+            source.set("where", exp.Where(this=condition))
+        if self.select.args.get("sample") is not None:
+            source.set("sample", self.select.args["sample"].copy())
+        if order:
+            source.set("order", exp.Order(expressions=order))
+        if limited:
+            for name in ("limit", "offset"):
+                if self.select.args.get(name) is not None:
+                    source.set(name, self.select.args[name].copy())
+        if self.ctes.lifted:
+            source.set("with_", exp.With(expressions=[cte.copy() for cte in self.ctes.lifted]))
+        return source
+
+    def _finished(self, step: Step) -> Step:
+        if isinstance(step, Ask):
+            wants = any(name in self.errors for name, (answer, _) in self.asked.items() if answer == step.name)
+            return Ask(step.name, step.spec, step.args, step.guard, wants)
+        return step
+
+    def _is_pairs(self, asking: list[exp.Expr]) -> bool:
+        """Whether a predicate asks about columns of several FROM items at once."""
+        for part in asking:
+            for site in own_sites(part):
+                owners = {found[0] for col in own_columns(site) if (found := self.scope.split(col)) is not None}
+                if len(owners) > 1:
+                    return True
+        return False
+
+
+def _nodes(select: exp.Select, name: str) -> list[exp.Expr]:
+    value = select.args.get(name)
+    if value is None or value is False:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _needs(site: exp.Expr, guard: exp.Expr | None, open_ones: dict[str, exp.Expr | None], name: str) -> bool:
+    """Whether arguments or guard of `site` hold a question that is still to be asked."""
+    inner = [found for arg in args_of(site) for found in own_sites(arg)]
+    inner += own_sites(guard) if guard is not None else []
+    return any(guards.key(found) in open_ones and guards.key(found) != name for found in inner)
+
+
+def _limit(select: exp.Select) -> Limit | None:
+    """LIMIT and OFFSET as plain numbers; None when there is no LIMIT or it is an expression."""
+    limit, offset = select.args.get("limit"), select.args.get("offset")
+    if not isinstance(limit, exp.Limit) or limit.args.get("limit_options"):
+        return None
+    count = limit.expression
+    skip = offset.expression if offset is not None else exp.Literal.number(0)
+    if not (isinstance(count, exp.Literal) and count.is_int and isinstance(skip, exp.Literal) and skip.is_int):
+        return None
+    return Limit(int(count.this), int(skip.this))

@@ -1,0 +1,326 @@
+"""Runs the stages of a plan: spool, ask about what is distinct, join the answers back.
+
+Everything between DuckDB and a model goes through temporary tables on the session's own connection, so that all
+fragments of a statement see one snapshot, uncommitted rows and temporary tables included, and what does not fit into
+memory spills as DuckDB spills. For a stage `s`:
+
+    s              the rows of the source, numbered by __ord
+    <prefix>a<n>   answers of question n by the hash of its arguments, shared by all stages
+    <prefix>i<..>  distinct inputs that have no answer yet, numbered, asked in windows
+
+A stage's relation is the spooled rows with a column for each answer; it becomes a view (or, after a LIMIT, a table)
+under the stage's name with `_out`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlglot import exp
+
+from sqluice.engine.asking import Answers
+from sqluice.errors import NotSupportedError
+from sqluice.optimizer.ast import sql
+from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Stage
+from sqluice.udfs.answers import answer_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqluice.engine.run import Run
+    from sqluice.optimizer.plan import Plan, Step
+
+WINDOW_ROWS = 16_384
+WINDOW_BYTES = 64 << 20
+FIRST_CHUNK = 16
+MAX_PAIR_ROWS = 100_000_000
+
+
+class Executor:
+    """Runs one plan on one connection. `typed` turns what is left of AI expressions into DuckDB functions."""
+
+    def __init__(self, con: Any, run: Run, plan: Plan, prefix: str, typed: Callable[[exp.Expr], exp.Expr]) -> None:
+        self._con = con
+        self._run = run
+        self._plan = plan
+        self._prefix = prefix
+        self._typed = typed
+        self._made: list[tuple[str, str]] = []
+        self._answers: set[int] = set()
+        self._inputs = 0
+
+    def stages(self) -> None:
+        """Run every stage; afterwards the plan's statement can run (`statement`)."""
+        for stage in self._plan.stages:
+            self._run.runner.stop()
+            self._stage(stage)
+
+    def statement(self) -> exp.Expr:
+        """The plan's statement with stages named as they now stand in the database."""
+        return self._renamed(self._plan.statement)
+
+    def record(self) -> None:
+        """Write the decisions of all questions to the trace."""
+        for number in sorted(self._answers):
+            self._record(number)
+
+    def drop(self) -> None:
+        """Drop what was made, newest first."""
+        for kind, name in reversed(self._made):
+            self._con.execute(f'DROP {kind} IF EXISTS "{name}"')
+        self._made.clear()
+
+    def _stage(self, stage: Stage) -> None:
+        source = sql(self._typed(self._renamed(stage.source)))
+        names = ", ".join(f'"{name}"' for name in stage.columns)
+        cap = f" LIMIT {MAX_PAIR_ROWS + 1}" if stage.pairs else ""
+        select = f"SELECT row_number() OVER () AS {ORDINAL}, q.* FROM ({source}) AS q({names}){cap}"
+        self._create("TABLE", stage.name, select)
+        if stage.pairs and self._count(f'"{stage.name}"') > MAX_PAIR_ROWS:
+            raise NotSupportedError(_too_many("more than " + f"{MAX_PAIR_ROWS:,} pairs of rows"))
+        last = max((at for at, step in enumerate(stage.steps) if isinstance(step, Keep)), default=-1)
+        base = f'SELECT * FROM "{stage.name}"'
+        if stage.limit is not None:
+            base = self._limited(stage, stage.steps[: last + 1])
+        else:
+            base = self._steps(stage, stage.steps[: last + 1], base)
+            if last >= 0 and last + 1 < len(stage.steps):
+                base = self._kept(stage, base)
+        relation = self._steps(stage, stage.steps[last + 1 :], base)
+        self._create("VIEW", _out(stage.name), relation)
+
+    def _kept(self, stage: Stage, relation: str) -> str:
+        """The rows so far, spooled, so that later questions do not join the earlier ones again."""
+        name = f"{stage.name}_kept"
+        self._create("TABLE", name, relation)
+        return f'SELECT * FROM "{name}"'
+
+    def _steps(self, stage: Stage, steps: tuple[Step, ...], relation: str) -> str:
+        """The relation after `steps`; questions are asked on the way."""
+        for step in steps:
+            if isinstance(step, Keep):
+                relation = f"SELECT * FROM ({relation}) AS r WHERE {sql(self._typed(step.predicate))}"
+            else:
+                relation = self._ask(stage, step, relation)
+        return relation
+
+    def _limited(self, stage: Stage, steps: tuple[Step, ...]) -> str:
+        """Run `steps` over growing pieces of the stage until its LIMIT is met; the rows that came through."""
+        limit = stage.limit
+        assert limit is not None
+        need = limit.count + limit.offset
+        name = f"{stage.name}_kept"
+        total = self._count(f'"{stage.name}"')
+        start = found = 0
+        size = max(FIRST_CHUNK, need)
+        first = True
+        while first or (start < total and found < need):
+            end = start if need == 0 else min(total, start + size)
+            piece = f'SELECT * FROM "{stage.name}" WHERE {ORDINAL} > {start} AND {ORDINAL} <= {end}'
+            relation = self._steps(stage, steps, piece)
+            if first:
+                self._create("TABLE", name, relation)
+            else:
+                self._con.execute(f'INSERT INTO "{name}" {relation}')
+            first = False
+            found = self._count(f'"{name}"')
+            start = end
+            size = _next_chunk(need - found, found, start)
+            if need == 0:
+                break
+        return f'SELECT * FROM "{name}" ORDER BY {ORDINAL} LIMIT {limit.count} OFFSET {limit.offset}'
+
+    def _ask(self, stage: Stage, ask: Ask, relation: str) -> str:
+        """Ask about what is distinct and new in `relation`; the relation with the answers joined to it."""
+        key = f"__k{ask.name}"
+        args = [f"CAST({sql(self._typed(arg))} AS VARCHAR)" for arg in ask.args]
+        guard = None if ask.guard is None else sql(self._typed(ask.guard))
+        hashed = _key(args)
+        if guard is not None:
+            hashed = f"CASE WHEN {guard} THEN {hashed} END"
+        self._answer_table(ask.spec)
+        table = f"{self._prefix}a{ask.spec}"
+        self._ask_new(stage, ask.spec, args, f"SELECT *, {hashed} AS {key} FROM ({relation}) AS r", key, table)
+        error = f", a.e AS {ask.name}_error" if ask.wants_error else ""
+        return (
+            f"SELECT r.*, a.v AS {ask.name}{error} FROM (SELECT *, {hashed} AS {key} FROM ({relation}) AS r) AS r "
+            f'LEFT JOIN "{table}" AS a ON a.k = r.{key}'
+        )
+
+    def _answer_table(self, number: int) -> None:
+        if number in self._answers:
+            return
+        columns = f"k UHUGEINT, v {self._run.sql_type(number)}, e VARCHAR, n BIGINT, h BLOB, tier UTINYINT, score DOUBLE"
+        columns += ", raw DOUBLE, tokens_in INTEGER, tokens_out INTEGER, t VARCHAR"
+        name = f"{self._prefix}a{number}"
+        self._con.execute(f'CREATE TEMP TABLE "{name}" ({columns})')
+        self._made.append(("TABLE", name))
+        self._answers.add(number)
+
+    def _ask_new(self, stage: Stage, number: int, args: list[str], keyed: str, key: str, table: str) -> None:
+        self._inputs += 1
+        name = f"{self._prefix}i{self._inputs}"
+        picked = "".join(f", any_value({arg}) AS a{at}" for at, arg in enumerate(args))
+        size = " + ".join(f"strlen(a{at})" for at in range(len(args))) or "0"
+        columns = "".join(f", a{at}" for at in range(len(args)))
+        grouped = (
+            f"SELECT {key} AS k, count(*) AS n, min({ORDINAL}) AS o{picked} FROM ({keyed}) AS r "
+            f"WHERE {key} IS NOT NULL GROUP BY {key}"
+        )
+        self._create("TABLE", name + "_all", grouped)
+        new = f'SELECT * FROM "{name}_all" AS g WHERE NOT EXISTS (SELECT 1 FROM "{table}" AS a WHERE a.k = g.k)'
+        self._create(
+            "TABLE",
+            name,
+            f"SELECT row_number() OVER w AS id, k, n{columns}, sum({size}) OVER w AS bytes FROM ({new}) AS n "
+            "WINDOW w AS (ORDER BY o ROWS UNBOUNDED PRECEDING) ORDER BY id",
+        )
+        self._count_rows(number, keyed, key, name, table)
+        fresh = self._count(f'"{name}"')
+        most = int(self._run.settings["ai_max_cross_calls"] or 0)
+        if stage.pairs and fresh > most:
+            raise NotSupportedError(_too_many(f"{fresh:,} calls"))
+        if fresh:
+            self._windows(number, name, table, len(args), fresh)
+        for made in (name, name + "_all"):
+            self._con.execute(f'DROP TABLE "{made}"')
+            self._made.remove(("TABLE", made))
+
+    def _count_rows(self, number: int, keyed: str, key: str, name: str, table: str) -> None:
+        """Rows that bring no input, and rows whose input has its answer already."""
+        asker = self._run.asker(number)
+        rows, with_input = self._row(f"SELECT count(*), count({key}) FROM ({keyed}) AS r")
+        asker.op.rows_in += rows
+        asker.op.rows_out += rows
+        asker.op.nulls += rows - with_input
+        repeated = self._row(f'SELECT count(*) FROM "{name}_all"')[0] - self._count(f'"{name}"')
+        if repeated:
+            self._con.execute(
+                f'UPDATE "{table}" SET n = "{table}".n + g.n FROM "{name}_all" AS g WHERE g.k = "{table}".k'
+            )
+
+    def _windows(self, number: int, inputs: str, table: str, arity: int, total: int) -> None:
+        """Ask about numbered inputs, a bounded number of rows and bytes at a time."""
+        asker = self._run.asker(number)
+        asker.watch.total = asker.watch.done_rows + total
+        done, seen = 0, 0
+        while done < total:
+            self._run.runner.stop()
+            end, seen = self._row(
+                f'SELECT max(id), max(bytes) FROM "{inputs}" WHERE id > {done} AND id <= {done + WINDOW_ROWS} '
+                f"AND (bytes <= {seen + WINDOW_BYTES} OR id = {done + 1})"
+            )
+            columns = "".join(f", a{at}" for at in range(arity))
+            rows = self._con.sql(
+                f'SELECT id{columns} FROM "{inputs}" WHERE id > {done} AND id <= {end} ORDER BY id'
+            ).to_arrow_table()
+            texts = [rows.column(at + 1).to_pylist() for at in range(arity)]
+            self._store(inputs, table, rows.column(0), asker.answer(texts, len(rows)), texts)
+            done = int(end)
+
+    def _store(self, inputs: str, table: str, ids: Any, answers: Answers, texts: list[list[str]]) -> None:
+        import pyarrow as pa
+
+        n = len(answers.hashes)
+        errors = pa.array([answers.errors.get(at) for at in range(n)] if answers.errors else pa.nulls(n), pa.string())
+        shown = ["\n".join(row) for row in zip(*texts, strict=True)] if self._run.trace.mode == "text" and texts else None
+        window = pa.table(
+            {
+                "id": ids,
+                "v": answers.values,
+                "e": errors,
+                "h": pa.array(answers.hashes, pa.binary()),
+                "tier": answers.tiers,
+                "score": pa.array(answers.scores, from_pandas=True),
+                "raw": pa.array(answers.raw, from_pandas=True),
+                "tokens_in": answers.tokens_in,
+                "tokens_out": answers.tokens_out,
+                "t": pa.array(shown, pa.string()) if shown is not None else pa.nulls(n, pa.string()),
+            }
+        )
+        name = f"{self._prefix}w"
+        self._con.register(name, window)
+        try:
+            self._con.execute(
+                f'INSERT INTO "{table}" SELECT i.k, w.v, w.e, i.n, w.h, w.tier, w.score, w.raw, w.tokens_in, '
+                f'w.tokens_out, w.t FROM "{name}" AS w JOIN "{inputs}" AS i ON i.id = w.id'
+            )
+        finally:
+            self._con.unregister(name)
+
+    def _record(self, number: int) -> None:
+        table = f"{self._prefix}a{number}"
+        reader = self._con.sql(
+            f'SELECT h, n, tier, score, raw, v, e, tokens_in, tokens_out, t FROM "{table}"'
+        ).to_arrow_reader(WINDOW_ROWS)
+        for batch in reader:
+            said = batch.column(6)
+            errors = {}
+            if said.null_count < len(said):
+                errors = {at: one for at, one in enumerate(said.to_pylist()) if one is not None}
+            text = self._run.trace.mode == "text"
+            self._run.decided(
+                number,
+                batch.column(0).to_pylist(),
+                batch.column(1).to_numpy(zero_copy_only=False),
+                batch.column(2).to_numpy(zero_copy_only=False),
+                _floats(batch.column(3)),
+                _floats(batch.column(4)),
+                answer_text(batch.column(5)),
+                errors,
+                (batch.column(7).to_numpy(zero_copy_only=False), batch.column(8).to_numpy(zero_copy_only=False)),
+                batch.column(9).to_pylist() if text else None,
+            )
+
+    def _renamed(self, node: exp.Expr) -> exp.Expr:
+        """A copy of `node` that reads the relations that stages have left."""
+        names = {stage.name for stage in self._plan.stages}
+        new = node.copy()
+        for table in new.find_all(exp.Table):
+            if table.name in names and not table.db:
+                table.set("alias", exp.TableAlias(this=exp.to_identifier(table.alias or table.name, quoted=True)))
+                table.set("this", exp.to_identifier(_out(table.name), quoted=True))
+        return new
+
+    def _create(self, kind: str, name: str, select: str) -> None:
+        self._con.execute(f'CREATE TEMP {kind} "{name}" AS {select}')
+        self._made.append((kind, name))
+
+    def _count(self, relation: str) -> int:
+        return int(self._row(f"SELECT count(*) FROM {relation}")[0])
+
+    def _row(self, text: str) -> tuple[int, ...]:
+        (found,) = self._con.execute(text).fetchall()
+        return tuple(int(value or 0) for value in found)
+
+
+def _out(stage: str) -> str:
+    return f"{stage}_out"
+
+
+def _key(args: list[str]) -> str:
+    """SQL of a hash of the arguments, NULL when one of them is."""
+    if not args:
+        return "0::UHUGEINT"
+    if len(args) == 1:
+        return f"md5_number({args[0]})"
+    parts = " || ".join(f"strlen({arg})::VARCHAR || ':' || {arg}" for arg in args)
+    return f"md5_number({parts})"
+
+
+def _next_chunk(missing: int, found: int, seen: int) -> int:
+    """How many rows to look at next: as many as the share that came through so far asks for, at least one more."""
+    share = (found + 0.5) / (seen + 1)
+    return max(1, min(round(1.15 * missing / share + 1), 2 * seen + FIRST_CHUNK))
+
+
+def _floats(column: Any) -> np.ndarray:
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _too_many(what: str) -> str:
+    return (
+        f"this semantic join would need {what}: add a cheap condition to its ON or WHERE, or allow more with "
+        "SET ai_max_cross_calls = ..."
+    )

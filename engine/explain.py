@@ -1,0 +1,147 @@
+"""EXPLAIN and EXPLAIN ANALYZE of statements with AI expressions."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from sqluice.optimizer.ast import sql
+from sqluice.optimizer.plan import Ask, Keep, Stage
+
+if TYPE_CHECKING:
+    from sqluice.engine.report import OpReport, Report
+    from sqluice.engine.run import Run
+    from sqluice.optimizer.plan import Plan
+
+_HEAD = re.compile(
+    r"\s*EXPLAIN\s+(?:\((?P<options>[^)]*)\)\s*)?(?P<words>(?:(?:ANALYZE|VERBOSE)\s+)*)(?P<statement>.*)\Z",
+    re.IGNORECASE | re.DOTALL,
+)
+_WIDTH = 110
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an EXPLAIN asks for."""
+
+    statement: str
+    analyze: bool = False
+    json: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Request:
+        """From the words of the statement."""
+        match = _HEAD.match(text)
+        assert match is not None
+        words = f"{match['options'] or ''} {match['words'] or ''}".upper()
+        return cls(match["statement"], "ANALYZE" in words, bool(re.search(r"FORMAT\s+\W?JSON", words)))
+
+
+def describe(con: Any, plan: Plan, run: Run, report: Report | None, statement: str) -> dict[str, Any]:
+    """A plan as plain data: stages with their steps, the statement above, the rules that fired; with a report, what
+    was measured of each question."""
+    measured = {op.function + op.model: op for op in report.operators} if report is not None else {}
+    stages = [_stage(con, stage, run, measured) for stage in plan.stages]
+    rowwise = [
+        {"function": run.specs[number].function, "model": run.uri(run.specs[number]), "reason": reason}
+        for number, reason in plan.rowwise
+    ]
+    found: dict[str, Any] = {"stages": stages, "statement": statement, "rowwise": rowwise, "rules": _counted(plan.fired)}
+    if report is not None:
+        found["measured"] = report.to_dict()
+    return found
+
+
+def _counted(names: list[str]) -> list[str]:
+    return [f"{name} x{names.count(name)}" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
+
+
+def _stage(con: Any, stage: Stage, run: Run, measured: dict[str, OpReport]) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": stage.name, "source": sql(stage.source), "steps": []}
+    rows = _estimate(con, stage)
+    if rows is not None:
+        found["estimated_rows"] = rows
+    if stage.limit is not None:
+        found["limit"] = stage.limit.count + stage.limit.offset
+    for step in stage.steps:
+        if isinstance(step, Keep):
+            found["steps"].append({"keep": sql(step.predicate)})
+        else:
+            found["steps"].append(_question(step, run, measured))
+    return found
+
+
+def _question(step: Ask, run: Run, measured: dict[str, OpReport]) -> dict[str, Any]:
+    spec = run.specs[step.spec]
+    asked: dict[str, Any] = {
+        "ask": spec.function,
+        "answer": step.name,
+        "model": run.uri(spec),
+        "template": spec.template,
+        "arguments": [sql(arg) for arg in step.args],
+    }
+    if spec.choices and spec.choices != ("yes", "no"):
+        asked["choices"] = list(spec.choices)
+    if step.guard is not None:
+        asked["only_where"] = sql(step.guard)
+    return asked
+
+
+def _estimate(con: Any, stage: Stage) -> int | None:
+    """DuckDB's guess at the rows of a source; None where the source reads an earlier stage."""
+    try:
+        rows = con.execute(f"EXPLAIN (FORMAT JSON) {sql(stage.source)}").fetchall()
+        tree = json.loads(rows[0][-1])
+    except (duckdb.Error, ValueError, TypeError, IndexError):
+        return None
+    node = tree[0] if isinstance(tree, list) and tree else tree
+    while isinstance(node, dict):
+        guess = (node.get("extra_info") or {}).get("Estimated Cardinality")
+        if guess is not None and str(guess).isdigit():
+            return int(guess)
+        children = node.get("children") or []
+        node = children[0] if children else None
+    return None
+
+
+def text(found: dict[str, Any]) -> str:
+    """The plan for people."""
+    lines = ["PLAN", f"  above   {_short(found['statement'])}"]
+    for stage in found["stages"]:
+        guess = stage.get("estimated_rows")
+        lines.append(f"  stage   {stage['name']}" + (f"   (DuckDB expects {guess:,} rows)" if guess is not None else ""))
+        lines.append(f"    from  {_short(stage['source'])}")
+        for step in stage["steps"]:
+            lines += _step(step)
+        if "limit" in stage:
+            lines.append(f"    stop  after {stage['limit']:,} rows; pieces start with 16 rows and grow")
+    for one in found["rowwise"]:
+        lines.append(f"  row by row: {one['function']} of {one['model']} ({one['reason']})")
+    if found["rules"]:
+        lines.append(f"  rules   {', '.join(found['rules'])}")
+    if not found["stages"] and not found["rowwise"]:
+        lines.append("  no question is left to ask")
+    measured = found.get("measured")
+    if measured is not None:
+        lines += ["", "MEASURED", *("  " + line for line in measured["text"].splitlines())]
+    return "\n".join(lines)
+
+
+def _step(step: dict[str, Any]) -> list[str]:
+    if "keep" in step:
+        return [f"    keep  where {_short(step['keep'])}"]
+    arguments = ", ".join(step["arguments"])
+    lines = [f"    ask   {step['answer']} = {step['ask']} of {step['model']} about each distinct ({_short(arguments)})"]
+    lines.append(f"          {_short(step['template'])!r}" + (f" -> {', '.join(step['choices'])}" if "choices" in step else ""))
+    if "only_where" in step:
+        lines.append(f"          only where {_short(step['only_where'])}")
+    return lines
+
+
+def _short(words: str) -> str:
+    one_line = " ".join(words.split())
+    return one_line if len(one_line) <= _WIDTH else one_line[: _WIDTH - 1] + "…"

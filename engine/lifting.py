@@ -1,0 +1,213 @@
+"""From a bound statement to a plan: AI expressions are lifted out of SELECT blocks into stages.
+
+A block `SELECT P FROM F WHERE cheap AND __ai(1, s) ..` becomes
+
+    stage  s0:  SELECT columns, arguments FROM F WHERE cheap        (DuckDB)
+                ask question 1, keep the rows where it is true      (model)
+    above:      SELECT P' .. FROM s0 ..                             (DuckDB)
+
+where P' names columns of the stage. Blocks are treated from the inside out, so that a stage may read earlier ones.
+What has no such form keeps its AI expressions, which DuckDB then evaluates row by row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from sqluice.engine.block import BlockLifter
+from sqluice.optimizer.ast import has_site, is_site, nested_queries, own, own_sites, pin, spec_of
+from sqluice.optimizer.plan import Plan, Stage
+from sqluice.optimizer.rules import expand_aliases, inline_ctes, join_predicates, merge_subqueries, split_blocks
+from sqluice.optimizer.scope import CannotLift, Scope, lambda_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqluice.optimizer.scope import Catalog
+
+SCOPE = "scope"
+
+
+@dataclass(frozen=True, slots=True)
+class Ctes:
+    """The CTEs in sight: as written, for asking the catalog, and lifted, for the SQL of stages."""
+
+    written: tuple[exp.CTE, ...] = ()
+    lifted: tuple[exp.CTE, ...] = ()
+
+    def plus(self, written: exp.CTE, lifted: exp.CTE) -> Ctes:
+        """With one more."""
+        return Ctes((*self.written, written), (*self.lifted, lifted))
+
+
+@dataclass(slots=True)
+class Lifter:
+    """Lifts one statement. `prefix` makes the names of its stages unique in the session."""
+
+    catalog: Catalog
+    prefix: str
+    plan: Plan = field(init=False)
+    counter: int = 0
+
+    def lift(self, statement: exp.Expr) -> Plan:
+        """The plan of a statement; where a block cannot be lifted its AI expressions stay."""
+        root = statement.copy()
+        self.plan = Plan(root)
+        if isinstance(root, exp.Query):
+            self.plan.statement = self.query(root, Ctes(), root=True)
+            return self.plan
+        self._pin(own_sites(root), f"in {root.key.upper()}")
+        for nested in nested_queries(root):
+            alone = not isinstance(nested, exp.Values) and self.catalog.stands_alone(nested, [])
+            if alone:
+                nested.replace(self.query(nested, Ctes(), root=True))
+            else:
+                self._pin_all(nested, "in a correlated query")
+        return self.plan
+
+    def name(self, kind: str = "s") -> str:
+        """A fresh name."""
+        self.counter += 1
+        return f"{self.prefix}{kind}{self.counter}"
+
+    def query(self, query: exp.Expr, ctes: Ctes, *, root: bool = False) -> exp.Expr:
+        """A query with its blocks lifted."""
+        if not has_site(query, deep=True):
+            return query
+        if inline_ctes.apply(query):
+            self.plan.fired.append("inline_ctes")
+        clause = query.args.get("with_")
+        if clause is not None:
+            ctes = self._with(clause, ctes)
+        if isinstance(query, exp.Subquery):
+            query.set("this", self.query(query.this, ctes, root=root))
+            return query
+        if isinstance(query, exp.SetOperation):
+            self._pin([s for part in ("order", "limit") if (n := query.args.get(part)) for s in own_sites(n)], "after a set operation")
+            for side in ("this", "expression"):
+                query.set(side, self.query(query.args[side], ctes))
+            return query
+        if isinstance(query, exp.Select):
+            lifted = self.select(query, ctes, root=root)
+            if clause is not None:
+                lifted.set("with_", clause.copy())
+            return lifted
+        self._pin_all(query, f"in {query.key.upper()}")
+        return query
+
+    def select(self, select: exp.Select, ctes: Ctes, *, root: bool = False) -> exp.Select:
+        """A SELECT with its own level and everything below lifted."""
+        written = select.copy()
+        stages, fired = len(self.plan.stages), len(self.plan.fired)
+        try:
+            return self._select(select, ctes, root=root)
+        except CannotLift as reason:
+            del self.plan.stages[stages:], self.plan.fired[fired:]
+            self._pin(own_sites(written), str(reason))
+            self._children(written, ctes)
+            return written
+
+    def _select(self, select: exp.Select, ctes: Ctes, *, root: bool) -> exp.Select:
+        self._pin(_unliftable(select), "in a lambda or in FROM")
+        scope = select.meta.get(SCOPE)
+        mergeable = any(isinstance(item, exp.Subquery) for item in nested_queries(select))
+        if scope is None and (mergeable or own_sites(select)):
+            scope = self.catalog.scope(select, list(ctes.written))
+        while mergeable and self._merge(select, scope, ctes):
+            scope = self.catalog.scope(select, list(ctes.written))
+        if not own_sites(select):
+            self._children(select, ctes)
+            return select
+        if join_predicates.apply(select):
+            self.plan.fired.append("join_predicates")
+        expand_aliases.apply(select, scope)
+        if split_blocks.needs_split(select, self.catalog.aggregates):
+            return self._split(select, scope, ctes, root=root)
+        block = BlockLifter(self, select, scope, ctes)
+        block.outer_joins()
+        self._children(select, ctes, block.correlated)
+        return block.lift(root=root)
+
+    def _merge(self, select: exp.Select, scope: Scope, ctes: Ctes) -> bool:
+        def below(inner: exp.Select) -> Scope:
+            return self.catalog.scope(inner, list(ctes.written))
+
+        merged = merge_subqueries.apply(select, scope, below, self.catalog.aggregates)
+        if merged:
+            self.plan.fired.append("merge_subqueries")
+        return merged
+
+    def _split(self, select: exp.Select, scope: Scope, ctes: Ctes, *, root: bool) -> exp.Select:
+        name = self.name("q")
+        outer, columns = split_blocks.apply(select, name, self.catalog.aggregates)
+        self.plan.fired.append("split_blocks")
+        inner = next(query for query in nested_queries(outer) if query.alias == name).this
+        inner.meta[SCOPE] = scope
+        outer.meta[SCOPE] = Scope({name: tuple(columns)})
+        return self._select(outer, ctes, root=root)
+
+    def _with(self, clause: exp.With, ctes: Ctes) -> Ctes:
+        for cte in clause.expressions:
+            written = cte.copy()
+            if clause.args.get("recursive") and any(t.name.lower() == cte.alias.lower() for t in cte.find_all(exp.Table)):
+                self._pin_all(cte, "in a recursive CTE")
+            elif isinstance(cte.this, exp.Query):
+                cte.set("this", self.query(cte.this, ctes))
+            ctes = ctes.plus(written, cte.copy())
+        return ctes
+
+    def _children(
+        self, select: exp.Select, ctes: Ctes, correlated: Callable[[exp.Expr], bool] | None = None
+    ) -> None:
+        """Lift the queries one level below; those that look outside stay row-wise."""
+        items = {id(item) for item in _from_items(select)}
+        for nested in nested_queries(select):
+            if not has_site(nested, deep=True):
+                continue
+            if id(nested) in items or self.catalog.stands_alone(nested, list(ctes.written)):
+                nested.replace(self.query(nested, ctes))
+            else:
+                self._pin_all(nested, "in a correlated query")
+
+    def add(self, stage: Stage) -> None:
+        """One more stage, after those before it."""
+        self.plan.stages.append(stage)
+
+    def _pin(self, sites: list[exp.Expr], reason: str) -> None:
+        for site in sites:
+            self.plan.rowwise.append((spec_of(site), reason))
+            pin(site)
+
+    def _pin_all(self, node: exp.Expr, reason: str) -> None:
+        self._pin([found for found in node.walk() if is_site(found)], reason)
+
+
+def _from_items(select: exp.Select) -> list[exp.Expr]:
+    """FROM items that stand for themselves: a subquery that is not LATERAL sees nothing of its neighbours."""
+    start = select.args.get("from_")
+    found = [start.this] if start is not None else []
+    return [*found, *(join.this for join in select.args.get("joins") or () if isinstance(join.this, exp.Subquery))]
+
+
+def _unliftable(select: exp.Select) -> list[exp.Expr]:
+    """AI expressions whose argument is a lambda's parameter, and those in FROM items."""
+    found: list[exp.Expr] = []
+    places: list[exp.Expr] = [join.this for join in select.args.get("joins") or ()]
+    places += [node for node in own(select) if isinstance(node, exp.Comprehension)]
+    if select.args.get("from_") is not None:
+        places.append(select.args["from_"].this)
+    for place in places:
+        if not isinstance(place, exp.Query):
+            found += own_sites(place)
+    for node in own(select):
+        if isinstance(node, exp.Lambda):
+            names = lambda_names(node)
+            found += [
+                site
+                for site in own_sites(node.this)
+                if any(isinstance(part, exp.Identifier) and part.name.lower() in names for part in own(site))
+            ]
+    return list({id(site): site for site in found}.values())

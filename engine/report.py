@@ -1,0 +1,128 @@
+"""What a run did, in numbers: `cursor.report`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqluice.engine.trace import OpTrace
+
+
+@dataclass(frozen=True, slots=True)
+class OpReport:
+    """One AI operator. `calls`, `cached` and `distinct_inputs` count distinct inputs, the other counts rows;
+    `padding` is the share of padding among the tokens the model computed; `seconds_busy` sums batches."""
+
+    function: str
+    model: str
+    rows_in: int = 0
+    rows_out: int = 0
+    distinct_inputs: int = 0
+    calls: int = 0
+    cached: int = 0
+    failed: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    padding: float = 0.0
+    seconds_busy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run. `rows_by_tier` counts rows, `calls` and `cached` distinct inputs; `label` is 'exact' or what a
+    contract came to. `recorded` is False where the `ai` tables hold nothing about this run."""
+
+    run_id: str
+    sql: str
+    status: str
+    seconds: float
+    calls: int = 0
+    cached: int = 0
+    rows_by_tier: dict[str, int] = field(default_factory=dict)
+    tokens_in: int = 0
+    tokens_out: int = 0
+    failed: int = 0
+    cost_usd: float = 0.0
+    label: str | None = None
+    operators: tuple[OpReport, ...] = ()
+    warnings: int = 0
+    recorded: bool = True
+
+    def to_dict(self) -> dict[str, object]:
+        """The report as plain values that JSON can hold."""
+        return {**asdict(self), "operators": [asdict(op) for op in self.operators]}
+
+    def __str__(self) -> str:
+        label = f", {self.label}" if self.label else ""
+        lines = [f"run {self.run_id}: {self.status} in {self.seconds:.2f} s{label}"]
+        lines += [f"  {name:<9} {value}" for name, value in self._facts()]
+        if self.operators:
+            lines += ["", *_aligned(self.operators)]
+        return "\n".join([*lines, "", *self._where()])
+
+    def _facts(self) -> list[tuple[str, str]]:
+        tiers = ", ".join(f"{rows:,} {tier}" for tier, rows in self.rows_by_tier.items() if rows)
+        facts = [
+            ("rows", tiers or "none asked about"),
+            ("calls", f"{self.calls:,} ({self.cached:,} more answered by the cache)"),
+            ("tokens", f"{self.tokens_in:,} in, {self.tokens_out:,} out"),
+        ]
+        if self.cost_usd:
+            facts.append(("cost", f"{self.cost_usd:.4f} USD"))
+        if self.failed:
+            facts.append(("failed", f"{self.failed:,} rows"))
+        if self.warnings:
+            facts.append(("warnings", f"{self.warnings:,}"))
+        return facts
+
+    def _where(self) -> list[str]:
+        if not self.recorded:
+            return ["The ai tables do not hold this run."]
+        lines = [f"SELECT * FROM ai.decisions WHERE run_id = '{self.run_id}'"]
+        if self.failed:
+            lines.append(lines[0] + " AND status = 'failed'")
+        return lines
+
+
+def op_report(op: OpTrace) -> OpReport:
+    """The numbers of one operator as they are now."""
+    same = ("rows_in", "rows_out", "distinct_inputs", "calls", "cached", "failed", "tokens_in", "tokens_out")
+    counts: dict[str, Any] = {name: getattr(op, name) for name in same}
+    return OpReport(op.function, op.model, padding=op.padding, seconds_busy=round(op.seconds_busy, 6), **counts)
+
+
+def totals(ops: Sequence[OpTrace]) -> dict[str, Any]:
+    """The fields of a `Report` that come from its operators."""
+    tiers: dict[str, int] = {}
+    for op in ops:
+        for tier, rows in op.rows_by_tier.items():
+            tiers[tier] = tiers.get(tier, 0) + rows
+    same = ("calls", "cached", "tokens_in", "tokens_out", "failed", "cost_usd")
+    sums = {name: sum(getattr(op, name) for op in ops) for name in same}
+    return {**sums, "rows_by_tier": tiers, "operators": tuple(map(op_report, ops))}
+
+
+_HEADS = ("operator", "model", "in", "out", "distinct", "calls", "cached", "failed", "tokens", "padding", "busy s")
+
+
+def _aligned(operators: tuple[OpReport, ...]) -> list[str]:
+    """A table of operators: text to the left, numbers to the right."""
+    rows = [_HEADS, *map(_cells, operators)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if at < 2 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return lines
+
+
+def _cells(op: OpReport) -> tuple[str, ...]:
+    counts = (op.rows_in, op.rows_out, op.distinct_inputs, op.calls, op.cached, op.failed)
+    tokens = f"{op.tokens_in + op.tokens_out:,}"
+    return (op.function, op.model, *(f"{n:,}" for n in counts), tokens, f"{op.padding:.1%}", f"{op.seconds_busy:.2f}")

@@ -1,0 +1,80 @@
+"""`SET ai_...`, `RESET ai_...` and `ai_settings()`: the session's AI settings."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from sqluice import config
+from sqluice.errors import ProgrammingError, programming_error
+
+if TYPE_CHECKING:
+    from sqluice.config import Value
+
+_SET = re.compile(
+    r"\s*SET\s+(?:SESSION\s+|LOCAL\s+|GLOBAL\s+)?(?P<name>ai_\w+)\s*(?:=|\bTO\b)\s*(?P<value>.+?)\s*;?\s*\Z",
+    re.IGNORECASE | re.DOTALL,
+)
+_RESET = re.compile(r"\s*RESET\s+(?:SESSION\s+|GLOBAL\s+)?(?P<name>ai_\w+)\s*;?\s*\Z", re.IGNORECASE)
+_MENTION = re.compile(r"\bai_settings\s*\(", re.IGNORECASE)
+_QUOTED = re.compile(r"'((?:[^']|'')*)'\Z")
+
+
+class Settings:
+    """The values of one session's AI settings."""
+
+    def __init__(self, given: dict[str, Value] | None = None) -> None:
+        self._first = {name: config.parse(name, value) for name, value in (given or {}).items()}
+        self._values: dict[str, Value] = {}
+
+    def values(self) -> dict[str, Value]:
+        """Every setting with its value."""
+        defaults = {name: setting.default for name, setting in config.SETTINGS.items()}
+        return {**defaults, **{name.lower(): value for name, value in self._first.items()}, **self._values}
+
+    def apply(self, sql: str) -> bool:
+        """Do `SET ai_..` or `RESET ai_..`; False when `sql` is neither. `ProgrammingError` names the place."""
+        match = _SET.match(sql) or _RESET.match(sql)
+        if match is None:
+            return False
+        name = match["name"].lower()
+        try:
+            if "value" in match.groupdict():
+                self._values[name] = config.parse(name, _value(match["value"]))
+            else:
+                self._values[config.lookup(name).name] = config.SETTINGS[name].default
+        except ProgrammingError as error:
+            raise programming_error(sql, match.start("name"), str(error)) from None
+        return True
+
+    def macro(self, sql: str) -> str | None:
+        """The statement that makes `ai_settings()` give today's values, where `sql` asks for them."""
+        if not _MENTION.search(sql):
+            return None
+        values = self.values()
+        rows = [
+            f"({_text(name)}, {_text(_shown(values[name]))}, {_text(setting.type.__name__)}, "
+            f"{_text(_shown(setting.default))}, {_text(setting.help)})"
+            for name, setting in config.SETTINGS.items()
+        ]
+        return (
+            "CREATE OR REPLACE TEMP MACRO ai_settings() AS TABLE "
+            f"SELECT * FROM (VALUES {', '.join(rows)}) AS s(name, value, type, \"default\", help)"
+        )
+
+
+def _value(text: str) -> Value:
+    quoted = _QUOTED.match(text)
+    if quoted:
+        return quoted[1].replace("''", "'")
+    return None if text.upper() in ("NULL", "DEFAULT") else text
+
+
+def _shown(value: Value) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return None if value is None else str(value)
+
+
+def _text(value: str | None) -> str:
+    return "NULL::VARCHAR" if value is None else "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,333 @@
+"""Runs one statement that holds AI expressions: parse, bind, plan, stages, and what is left of it in DuckDB."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+from sqlglot import exp
+
+from sqluice.engine import explain, parsing
+from sqluice.engine.binding import Binder, Bound
+from sqluice.engine.catalog import DuckCatalog, described
+from sqluice.engine.execution import Executor
+from sqluice.engine.lifting import Lifter
+from sqluice.engine.results import drain, outcome_of, peek, rows_outcome
+from sqluice.engine.rowwise import typed
+from sqluice.errors import Error, Warning
+from sqluice.optimizer.ast import is_site, pin
+from sqluice.optimizer.ast import sql as sql_text
+from sqluice.optimizer.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqluice.engine.outcome import Outcome
+    from sqluice.engine.report import Report
+    from sqluice.engine.run import Run
+    from sqluice.engine.session import Session
+
+    Params = Sequence[object] | Mapping[str, object] | None
+
+_STORED = re.compile(r"\s*CREATE\s+(OR\s+REPLACE\s+)?(TEMP\w*\s+)?(VIEW|MACRO|FUNCTION)\b", re.IGNORECASE)
+_EXPLAIN = re.compile(r"\s*EXPLAIN\b", re.IGNORECASE)
+_MAX_VIEW_DEPTH = 20
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A bound statement with the names of its columns (None for a statement without rows)."""
+
+    bound: Bound
+    names: list[str] | None
+
+
+class AiStatement:
+    """One execution of one statement."""
+
+    def __init__(self, session: Session, sql: str, params: Params) -> None:
+        self.session = session
+        self.sql = sql
+        self.params = params
+        self.con = session.con
+        self.run: Run | None = None
+        self.plan: Plan | None = None
+        self.report: Report | None = None
+
+    def execute(self) -> Outcome:
+        """Run it. Errors are ours, with their place in the SQL where it is known."""
+        if _EXPLAIN.match(self.sql):
+            return self._explain()
+        try:
+            tree = parsing.parse(self.sql, self.params)
+        except parsing.NotParsed:
+            return self._as_it_is()
+        if _STORED.match(self.sql):
+            self._check(tree)
+            return self.session.plain(self.sql, self.params)
+        if not self._expand_views(tree) and not parsing.ai_calls(tree):
+            return self.session.plain(self.sql, self.params)
+        return self._run(tree)
+
+    def _run(self, tree: exp.Expr) -> Outcome:
+        bound = Bound(tree)
+        run = self._begin(bound)
+        began = False
+        executor: Executor | None = None
+        try:
+            prepared = self._prepared(bound, run)
+            if not bound.specs:
+                self.session.end_run()
+                return self.session.plain(self.sql, self.params)
+            began = self._begin_transaction()
+            plan, prefix = self._plan(bound, run)
+            self.plan = plan
+            executor = Executor(self.con, run, plan, prefix, lambda node: typed(node, bound.specs, run.sql_type))
+            executor.stages()
+            text = typed(executor.statement(), bound.specs, run.sql_type).sql(dialect="duckdb")
+            outcome = self._outcome(text, run, executor, began=began, names=prepared.names)
+        except BaseException as error:
+            self._fail(run, executor, began=began, error=error)
+            if isinstance(error, duckdb.Error):
+                raise self.session.error(error, self.sql) from error
+            raise
+        return outcome
+
+    def _outcome(
+        self, text: str, run: Run, executor: Executor | None, *, began: bool, names: list[str] | None = None
+    ) -> Outcome:
+        """Start the last SQL statement; when its rows are read, the run is over."""
+        found: list[Outcome] = []
+
+        def done(error: BaseException | None) -> None:
+            report, messages = self._done(run, executor, began=began, error=error)
+            settled.update(report=report, messages=messages)
+            for outcome in found:
+                outcome.report = report
+                outcome.messages += messages
+
+        settled: dict[str, Any] = {}
+        translate = partial(self.session.error, sql=self.sql)
+        params = None if executor is not None else self.params
+        found.append(outcome_of(self.con, text, params, names=names, on_done=done, translate=translate))
+        if settled:  # a statement without rows is over already
+            found[0].report = settled["report"]
+            found[0].messages += settled["messages"]
+        return peek(found[0])
+
+    def _as_it_is(self) -> Outcome:
+        """A statement that sqlglot does not read: DuckDB runs it with the plain AI functions."""
+        run = self._begin(Bound(exp.Null()))
+        try:
+            return self._outcome(self.sql, run, None, began=False)
+        except BaseException as error:
+            self._fail(run, None, began=False, error=error)
+            if isinstance(error, duckdb.Error):
+                raise self.session.error(error, self.sql) from error
+            raise
+
+    def _begin(self, bound: Bound) -> Run:
+        self.run = self.session.begin_run(self.sql, bound.specs)
+        return self.run
+
+    def _prepared(self, bound: Bound, run: Run) -> Prepared:
+        """Bind and check everything that can be checked before a question is asked."""
+        self._bind(bound, run)
+        run.check()
+        shown = typed(bound.tree, bound.specs, run.sql_type)
+        text = shown.sql(dialect="duckdb")
+        try:
+            if isinstance(bound.tree, exp.Query):
+                names = [name for name, _ in described(self.con, text)]
+                return Prepared(bound, self._written_names(len(names)) or names)
+            self.con.execute(f"EXPLAIN {text}").fetchall()
+        except (duckdb.ParserException, duckdb.NotImplementedException):
+            return Prepared(bound, None)
+        except duckdb.Error as error:
+            raise self.session.error(error, self.sql) from error
+        return Prepared(bound, None)
+
+    def _bind(self, bound: Bound, run: Run) -> None:
+        catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type))
+
+        def evaluate(text: str) -> Any:
+            rows = self.con.execute(text).fetchall()
+            return rows[0][0] if rows else None
+
+        def known(name: str) -> bool:
+            found = self.con.execute(
+                "SELECT count(*) FROM duckdb_functions() WHERE lower(function_name) = ?", [name.lower()]
+            ).fetchall()
+            return bool(found[0][0])
+
+        Binder(self.sql, bound, evaluate, known, catalog).bind()
+
+    def _written_names(self, count: int) -> list[str] | None:
+        """The names DuckDB gives the columns of the statement as it was written."""
+        if self.params is not None:
+            return None
+        try:
+            names = [name for name, _ in described(self.con, self.sql)]
+        except duckdb.Error:
+            return None
+        return names if len(names) == count else None
+
+    def _plan(self, bound: Bound, run: Run) -> tuple[Plan, str]:
+        prefix = self.session.prefix()
+        if run.settings["ai_plan"] == "rowwise":
+            return Plan(pinned(bound.tree)), prefix
+        catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type))
+        try:
+            return Lifter(catalog, prefix).lift(bound.tree), prefix
+        except RecursionError:
+            return Plan(pinned(bound.tree)), prefix
+
+    def _check(self, tree: exp.Expr) -> None:
+        """Bind the calls of a stored definition, so that a wrong one is refused now."""
+        bound = Bound(tree.copy())
+        run = self._begin(bound)
+        try:
+            self._bind(bound, run)
+            run.check()
+        finally:
+            self.session.end_run()
+
+    def _expand_views(self, tree: exp.Expr) -> bool:
+        """Put the text of views that hold AI calls in their place; whether any was."""
+        expanded = False
+        for _ in range(_MAX_VIEW_DEPTH):
+            tables = [table for table in tree.find_all(exp.Table) if self._is_view(table)]
+            if not tables:
+                break
+            for table in tables:
+                expanded |= self._expand(table)
+        return expanded
+
+    def _is_view(self, table: exp.Table) -> bool:
+        if table.name.lower() not in self.session.views or table.args.get("joins") or table.find_ancestor(exp.Create, exp.Drop) is not None and isinstance(table.parent, exp.Create | exp.Drop):
+            return False
+        named = [cte.alias.lower() for node in _ancestors(table) if (w := node.args.get("with_")) for cte in w.expressions]
+        return table.name.lower() not in named or bool(table.db)
+
+    def _expand(self, table: exp.Table) -> bool:
+        view = parsing.parse(self.session.views[table.name.lower()])
+        query = view.expression
+        for node in query.walk():
+            node.meta.pop("start", None)
+        given = table.args.get("alias")
+        columns = (given.args.get("columns") if given else None) or _view_columns(view)
+        alias = exp.TableAlias(this=exp.to_identifier(table.alias or table.name, quoted=True), columns=columns)
+        table.replace(exp.Subquery(this=query, alias=alias))
+        return True
+
+    def _begin_transaction(self) -> bool:
+        if self.session.in_transaction:
+            return False
+        self.con.execute("BEGIN TRANSACTION")
+        return True
+
+    def _fail(self, run: Run, executor: Executor | None, *, began: bool, error: BaseException) -> None:
+        """Leave nothing behind but the trace and the cache."""
+        try:
+            if executor is not None:
+                executor.record()
+        except (duckdb.Error, Error):
+            pass  # the transaction is already broken: the decisions went with it
+        try:
+            if began:
+                self.con.execute("ROLLBACK")
+            elif executor is not None:
+                executor.drop()
+        except duckdb.Error:
+            pass  # the transaction was rolled back already
+        run.finish(error)
+        self.session.end_run()
+
+    def _done(
+        self, run: Run, executor: Executor | None, *, began: bool, error: BaseException | None
+    ) -> tuple[Report, list[tuple[type, str]]]:
+        """The last row was read, or the result was closed."""
+        if error is not None:
+            self._fail(run, executor, began=began, error=error)
+        else:
+            try:
+                if executor is not None:
+                    executor.record()
+                    executor.drop()
+                if began:
+                    self.con.execute("COMMIT")
+            except duckdb.Error as failure:
+                self._fail(run, None, began=began, error=failure)
+                raise self.session.error(failure, self.sql) from failure
+            run.finish()
+            self.session.end_run()
+        return run.finish(), [(Warning, text) for text in run.warnings]
+
+    def _explain(self) -> Outcome:
+        request = explain.Request.parse(self.sql)
+        inner = AiStatement(self.session, request.statement, self.params)
+        try:
+            tree = parsing.parse(request.statement, self.params)
+        except parsing.NotParsed:
+            return self.session.plain(self.sql, self.params)
+        if not inner._expand_views(tree) and not parsing.ai_calls(tree):
+            return self.session.plain(self.sql, self.params)
+        found = inner._analyzed(tree) if request.analyze else inner._planned(tree)
+        shown = json.dumps(found) if request.json else explain.text(found)
+        outcome = rows_outcome({"explain": [shown]})
+        if self.run is None and inner.report is not None:
+            outcome.report = inner.report
+        return outcome
+
+    def _planned(self, tree: exp.Expr) -> dict[str, Any]:
+        """The plan as data; nothing is asked and no trace is left."""
+        bound = Bound(tree)
+        run = self._begin(bound)
+        try:
+            self._prepared(bound, run)
+            plan, _ = self._plan(bound, run)
+            return explain.describe(self.con, plan, run, None, sql_text(plan.statement))
+        finally:
+            self.session.end_run()
+
+    def _analyzed(self, tree: exp.Expr) -> dict[str, Any]:
+        """Run the statement, read its rows to the end, and tell the plan with what was measured."""
+        outcome = self._run(tree)
+        rows = drain(outcome)
+        self.report = outcome.report
+        assert self.plan is not None
+        assert self.run is not None
+        found = explain.describe(self.con, self.plan, self.run, outcome.report, sql_text(self.plan.statement))
+        if outcome.report is not None:
+            found["measured"]["text"] = str(outcome.report)
+            found["measured"]["result_rows"] = rows
+        return found
+
+
+def pinned(tree: exp.Expr) -> exp.Expr:
+    """A copy in which every AI expression stays row-wise."""
+    root = tree.copy()
+    for node in list(root.walk()):
+        if is_site(node):
+            pin(node)
+    return root
+
+
+def _ancestors(node: exp.Expr) -> list[exp.Expr]:
+    found = []
+    current: exp.Expr | None = node.parent
+    while current is not None:
+        found.append(current)
+        current = current.parent
+    return found
+
+
+def _view_columns(view: exp.Expr) -> list[exp.Expr] | None:
+    """The column list of CREATE VIEW v (a, b)."""
+    schema = view.this
+    return [one.copy() for one in schema.expressions] if isinstance(schema, exp.Schema) else None
+

@@ -1,0 +1,395 @@
+"""What a run leaves behind: the tables of schema `ai`, append-only Parquet in a folder.
+
+- One file a run and table. A file has its final name only when the run is over; until then it is
+  `<run id>.parquet.partial`, locked by the process that writes it.
+- Decisions stream out in row groups, so a run's memory does not grow with its rows.
+- Nothing here fails a query: what cannot be written becomes one warning of the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import json
+import os
+import platform
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from sqluice.engine.report import Report, totals
+from sqluice.engine.trace_schema import (
+    TABLES,
+    Labels,
+    Stream,
+    batch_of,
+    clean,
+    doubles,
+    hexes,
+    redact,
+    redact_settings,
+    schema,
+    sparse,
+    strings,
+    sweep,
+    tidy,
+    timestamps,
+    view,
+    write_empty,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from sqluice.config import Value
+    from sqluice.workers.protocol import Batch
+
+Mode: TypeAlias = Literal["on", "off", "text"]
+Status: TypeAlias = Literal["ok", "error", "interrupted"]
+
+ASKED_TIERS = ("oracle", "proxy")
+TIERS = (*ASKED_TIERS, "cache", "head", "rule")
+_REASONS = {"oracle": "exact", "cache": "cache hit"}
+_COUNTER = itertools.count()
+
+
+class TraceFolder:
+    """The folder of one database's traces. It need not exist until something is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._prepared = False
+
+    def views(self) -> list[str]:
+        """Statements that make `ai.runs` and the others in an attached catalog `ai`. Run them again after the
+        first `prepare`: views over a folder that did not exist are empty."""
+        return [view(table, self.path / table) for table in TABLES]
+
+    def prepare(self) -> str | None:
+        """Make the folders, a file without rows in each, and sweep up what dead processes left.
+
+        A warning where that failed, else None. Several processes may do this at once.
+        """
+        from pyarrow.lib import ArrowException
+
+        try:
+            for table in TABLES:
+                folder = self.path / table
+                folder.mkdir(parents=True, exist_ok=True)
+                write_empty(folder, table)
+                sweep(folder)
+        except (OSError, ArrowException) as error:
+            return _failure(error)
+        self._prepared = True
+        return None
+
+    def begin(self, sql: str, settings: Mapping[str, Value], *, mode: Mode = "on") -> RunTrace:
+        """Start the trace of one statement. Under mode 'off' it counts and writes nothing."""
+        run = RunTrace(self.path, sql, settings, mode)
+        if mode != "off" and not self._prepared:
+            warning = self.prepare()
+            if warning:
+                run.give_up(warning)
+        return run
+
+
+@dataclass
+class OpTrace:
+    """Counters of one AI operator.
+
+    `add_batches` and `add_decisions` count what they are given: seconds_busy, tokens_in, tokens_out and
+    pad_tokens from batches; distinct_inputs, calls, cached, failed and rows_by_tier from decisions. The
+    caller sets the rest. calls, cached and distinct_inputs count distinct inputs; other counts are rows.
+    """
+
+    run: RunTrace = field(repr=False)
+    number: int
+    function: str
+    model: str
+    revision: str
+    template_digest: str
+    estimates: dict[str, float]
+    free_text: bool = False
+    rows_in: int = 0
+    rows_out: int = 0
+    nulls: int = 0
+    distinct_inputs: int = 0
+    calls: int = 0
+    cached: int = 0
+    failed: int = 0
+    rows_by_tier: dict[str, int] = field(default_factory=dict)
+    tokens_in: int = 0
+    tokens_out: int = 0
+    pad_tokens: int = 0
+    seconds_busy: float = 0.0
+    seconds_queue: float = 0.0
+    seconds_load: float = 0.0
+    cost_usd: float = 0.0
+    joules: float | None = None
+    joules_source: str | None = None
+    flop: float | None = None
+    bytes_moved: float | None = None
+    bound: str = "unknown"
+    batches: int = 0
+
+    @property
+    def padded_tokens(self) -> int:
+        """Input tokens the model computed, padding included."""
+        return self.tokens_in + self.pad_tokens
+
+    @property
+    def padding(self) -> float:
+        """Share of padding among the padded tokens."""
+        return self.pad_tokens / self.padded_tokens if self.padded_tokens else 0.0
+
+    def add_batches(self, batches: Sequence[Batch]) -> None:
+        """Count and record attempts at micro-batches."""
+        if not batches:
+            return
+        first = self.batches
+        self.batches += len(batches)
+        self.tokens_in += sum(batch.tokens_in for batch in batches)
+        self.tokens_out += sum(batch.tokens_out for batch in batches)
+        self.pad_tokens += sum(batch.pad_tokens for batch in batches)
+        self.seconds_busy += sum(batch.ended - batch.started for batch in batches)
+        if self.run.records:
+            self.run.record("batches", _batch_columns(self, batches, first))
+
+    def add_decisions(
+        self,
+        hashes: Sequence[bytes] | pa.Array,
+        n_rows: np.ndarray,
+        *,
+        tier: Sequence[str] | str,
+        scores: np.ndarray | None = None,
+        raw_scores: np.ndarray | None = None,
+        answers: pa.Array | None = None,
+        status: Sequence[str] | str = "answered",
+        errors: Mapping[int, str] | None = None,
+        tokens_in: np.ndarray | None = None,
+        tokens_out: np.ndarray | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> None:
+        """Count and record the decisions on some distinct inputs; `n_rows` is each one's multiplicity.
+
+        Scores that are NaN become NULL. `errors` is keyed by position. `texts` is kept only under
+        `ai_trace = 'text'`, and so are the answers of free-text functions, which may repeat a row's text.
+        """
+        n = len(hashes)
+        if not n:
+            return
+        tiers, states = Labels.of(tier, n), Labels.of(status, n)
+        self._count(n_rows, tiers, states)
+        if not self.run.records:
+            return
+        text = self.run.mode == "text"
+        columns: dict[str, object] = {
+            "run_id": self.run.run_id,
+            "op": self.number,
+            "input_hash": hexes(hashes),
+            "n_rows": np.asarray(n_rows, dtype=np.int64),
+            "tier": tiers.column(),
+            "score": doubles(scores, n),
+            "raw_score": doubles(raw_scores, n),
+            "reason": _reasons(tiers, states).column(),
+            "answer": answers if text or not self.free_text else None,
+            "status": states.column(),
+            "error": sparse({row: tidy(said) or "" for row, said in (errors or {}).items()}, n),
+            "tokens_in": tokens_in,
+            "tokens_out": tokens_out,
+            "text": strings(texts) if text and texts is not None else None,
+        }
+        self.run.record("decisions", batch_of("decisions", columns, n))
+
+    def _count(self, n_rows: np.ndarray, tiers: Labels, states: Labels) -> None:
+        self.distinct_inputs += len(n_rows)
+        self.failed += int(n_rows[states.are("failed")].sum())
+        sent = ~states.are("capped")
+        for name in tiers.names:
+            here = tiers.are(name)
+            self.rows_by_tier[name] = self.rows_by_tier.get(name, 0) + int(n_rows[here].sum())
+            self.calls += int((here & sent).sum()) if name in ASKED_TIERS else 0
+            self.cached += int(here.sum()) if name == "cache" else 0
+
+    def row(self) -> dict[str, object]:
+        """The operator's row of `ai.ops`."""
+        row: dict[str, object] = {name: getattr(self, name, None) for name in TABLES["ops"]}
+        tiers = {f"rows_{tier}": self.rows_by_tier.get(tier, 0) for tier in TIERS}
+        estimates = {
+            "est_rows": self.estimates.get("rows"),
+            "est_calls": self.estimates.get("calls"),
+            "bytes": self.bytes_moved,
+        }
+        return {**row, **tiers, **estimates, "run_id": self.run.run_id, "op": self.number}
+
+
+class RunTrace:
+    """The trace of one statement. `rows` (of the result), `label`, `contract` and `degraded` may be set until
+    `finish`; `label` starts as 'exact' under `ai_mode = 'exact'`. `warnings` counts each warning's text.
+    Several threads may record at once; the counters of one operator belong to one thread."""
+
+    def __init__(self, folder: Path, sql: str, settings: Mapping[str, Value], mode: Mode) -> None:
+        self.run_id = _new_run_id()
+        self.sql = clean(redact(sql))
+        self.mode = mode
+        self.label = "exact" if settings.get("ai_mode") == "exact" else None
+        self.contract: str | None = None
+        self.degraded = False
+        self.rows: int | None = None
+        self.warnings: dict[str, int] = {}
+        self.operators: list[OpTrace] = []
+        self._settings = redact_settings(settings)
+        self._started = time.time()
+        self._clock = time.perf_counter()
+        self._lock = threading.RLock()
+        self._streams = {table: Stream(folder / table, table, self.run_id) for table in TABLES}
+        self._report: Report | None = None
+        self.records = mode != "off"
+
+    def operator(
+        self,
+        function: str,
+        model: str,
+        revision: str,
+        template_digest: str,
+        estimates: dict[str, float] | None = None,
+        *,
+        free_text: bool = False,
+    ) -> OpTrace:
+        """The next operator of this run, numbered from 0. `estimates` may have `rows` and `calls`; `free_text`
+        says that an answer may repeat a row's text."""
+        with self._lock:
+            number = len(self.operators)
+            op = OpTrace(self, number, function, redact(model), revision, template_digest, estimates or {}, free_text)
+            self.operators.append(op)
+        return op
+
+    def warn(self, text: str) -> None:
+        """Count a warning."""
+        with self._lock:
+            self.warnings[text] = self.warnings.get(text, 0) + 1
+
+    def finish(self, status: Status, error: str | None = None) -> Report:
+        """Write what is left, make the files visible, and say what the run did. Later calls change nothing."""
+        with self._lock:
+            if self._report is None:
+                self._report = self._summary(status)
+                try:
+                    with self._writing():
+                        self._publish(self._report, error)
+                except BaseException:  # half a run is worse than none
+                    self.give_up("the trace was not written: interrupted")
+                    raise
+                self._report = replace(self._report, recorded=self.records, warnings=sum(self.warnings.values()))
+                self.records = False
+            return self._report
+
+    def record(self, table: str, rows: pa.RecordBatch) -> None:
+        """Add rows to a table of this run."""
+        with self._lock, self._writing():
+            self._streams[table].append(rows)
+
+    def give_up(self, warning: str) -> None:
+        """Write nothing more about this run."""
+        self.warn(warning)
+        self.records = False
+        for stream in self._streams.values():
+            stream.discard()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns a failure to write into a warning."""
+        from pyarrow.lib import ArrowException
+
+        try:
+            yield
+        except (OSError, ArrowException, UnicodeError) as error:
+            self.give_up(_failure(error))
+
+    def _summary(self, status: Status) -> Report:
+        seconds = time.perf_counter() - self._clock
+        label = self.label if status == "ok" else None
+        warnings = sum(self.warnings.values())
+        sums = totals(self.operators)
+        return Report(self.run_id, self.sql, status, seconds, label=label, warnings=warnings, recorded=False, **sums)
+
+    def _publish(self, report: Report, error: str | None) -> None:
+        if not self.records:
+            return
+        same = ("run_id", "sql", "status", "seconds", "label", "calls", "warnings")
+        run: dict[str, object] = {name: getattr(report, name) for name in same}
+        run |= {name: getattr(self, name) for name in ("contract", "degraded", "rows")}
+        run |= {
+            "started": _utc(self._started),
+            "ended": _utc(self._started + report.seconds),
+            "spent_usd": report.cost_usd,
+            "error": clean(tidy(error) or "") or None,
+            "versions": json.dumps(_versions()),
+            "settings": json.dumps(self._settings),
+        }
+        self._streams["ops"].append(_rows("ops", [op.row() for op in self.operators]))
+        self._streams["runs"].append(_rows("runs", [run]))
+        for stream in self._streams.values():
+            stream.close()
+        for table in ("decisions", "batches", "ops", "runs"):  # a run that can be seen is there as a whole
+            self._streams[table].publish()
+
+
+def _reasons(tiers: Labels, states: Labels) -> Labels:
+    """Why each row was decided as it was: by its tier, or by what kept it from being answered."""
+    names = [*(_REASONS.get(tier, tier) for tier in tiers.names), "failed", "budget"]
+    codes = np.where(states.are("failed"), len(names) - 2, tiers.codes)
+    return Labels(names, np.where(states.are("capped"), len(names) - 1, codes))
+
+
+def _batch_columns(op: OpTrace, batches: Sequence[Batch], first: int) -> pa.RecordBatch:
+    """Rows of `ai.batches`, numbered from `first`."""
+    same = ("attempt", "rows", "tokens_in", "tokens_out", "pad_tokens", "max_tokens")
+    columns: dict[str, object] = {name: [getattr(batch, name) for batch in batches] for name in same}
+    columns |= {name: strings([getattr(batch, name) for batch in batches]) for name in ("outcome", "worker")}
+    columns |= {
+        "run_id": op.run.run_id,
+        "op": op.number,
+        "batch": range(first, first + len(batches)),
+        "started": timestamps([batch.started for batch in batches]),
+        "ended": timestamps([batch.ended for batch in batches]),
+        "seconds": [batch.ended - batch.started for batch in batches],
+        "error": strings([tidy(batch.error) for batch in batches]),
+    }
+    return batch_of("batches", columns, len(batches))
+
+
+def _rows(table: str, rows: list[dict[str, object]]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_pylist(rows, schema=schema(table))
+
+
+def _new_run_id() -> str:
+    """Sorts by time; unique among processes: `20261124T145324.123456-<pid>-<counter>`."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{now:%Y%m%dT%H%M%S.%f}-{os.getpid()}-{next(_COUNTER)}"
+
+
+def _utc(seconds: float) -> datetime.datetime:
+    """Seconds since the epoch as the naive UTC time that TIMESTAMP holds."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(tzinfo=None)
+
+
+def _versions() -> dict[str, str]:
+    import duckdb
+
+    from sqluice import __version__
+
+    return {"sqluice": __version__, "duckdb": duckdb.__version__, "python": platform.python_version()}
+
+
+def _failure(error: Exception) -> str:
+    return f"the trace could not be written: {redact(str(error))}"

@@ -1,0 +1,188 @@
+"""Split a SELECT whose questions are about aggregates or window results into two levels.
+
+    SELECT g, __ai(1, max(s)) FROM t GROUP BY g HAVING count(*) > 1
+    ->  SELECT q.k0 AS g, __ai(1, q.a0) FROM (SELECT g AS k0, max(s) AS a0 FROM t GROUP BY g HAVING count(*) > 1) AS q
+
+Afterwards every question is about columns of FROM.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from sqluice.optimizer.ast import (
+    aggregate_calls,
+    args_of,
+    column,
+    conjunction,
+    conjuncts,
+    own_sites,
+    replaced,
+    sql,
+    windows,
+)
+from sqluice.optimizer.scope import CannotLift, own_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+
+def needs_split(select: exp.Select, aggregates: frozenset[str]) -> bool:
+    """Whether a question of this level has an aggregate or a window function in its arguments."""
+    return any(
+        aggregate_calls(arg, aggregates) or windows(arg) for site in own_sites(select) for arg in args_of(site)
+    )
+
+
+def is_aggregated(select: exp.Select, aggregates: frozenset[str]) -> bool:
+    """Whether `select` returns a row a group."""
+    if select.args.get("group") is not None or select.args.get("having") is not None:
+        return True
+    upper = [*select.expressions, *(node for name in ("order", "qualify") if (node := select.args.get(name)))]
+    return any(aggregate_calls(node, aggregates) for node in upper)
+
+
+def apply(select: exp.Select, name: str, aggregates: frozenset[str]) -> tuple[exp.Select, list[str]]:
+    """The outer select, over its inner part as FROM item `name`; and the inner part's columns.
+
+    `CannotLift` for what has no such form (grouping sets, columns outside the keys).
+    """
+    if is_aggregated(select, aggregates):
+        return _split(select, name, *_grouped(select, aggregates))
+    return _split(select, name, *_windowed(select))
+
+
+def _grouped(select: exp.Select, aggregates: frozenset[str]) -> tuple[exp.Select, dict[str, str], Callable[..., list[exp.Expr]]]:
+    keys = _keys(select, aggregates)
+    having = select.args.get("having")
+    kept = [part for part in conjuncts(having.this if having else None) if not _about(part, aggregates)]
+    upper = _upper(select, kept)
+    found: dict[str, exp.Expr] = {f"k{at}": key for at, key in enumerate(keys)}
+    known = {sql(key): name for name, key in found.items()}
+    for node in upper:
+        for call in aggregate_calls(node, aggregates):
+            if sql(call) not in known:
+                known[sql(call)] = f"a{len(found)}"
+                found[known[sql(call)]] = call
+    inner = _inner(select, found)
+    group = select.args.get("group")
+    if group is not None:
+        inner.set("group", exp.Group(expressions=[key.copy() for key in keys]) if keys else None)
+    condition = conjunction([part.copy() for part in kept])
+    if condition is not None:
+        inner.set("having", exp.Having(this=condition))
+    kept_sql = {sql(part) for part in kept}
+
+    def conditions() -> list[exp.Expr]:
+        return [part for part in conjuncts(having.this if having else None) if sql(part) not in kept_sql]
+
+    return inner, known, conditions
+
+
+def _about(node: exp.Expr, aggregates: frozenset[str]) -> bool:
+    """Whether `node` holds a question about an aggregate."""
+    return any(aggregate_calls(arg, aggregates) for site in own_sites(node) for arg in args_of(site))
+
+
+def _windowed(select: exp.Select) -> tuple[exp.Select, dict[str, str], Callable[..., list[exp.Expr]]]:
+    found: dict[str, exp.Expr] = {}
+    known: dict[str, str] = {}
+
+    def add(node: exp.Expr, prefix: str) -> None:
+        if sql(node) not in known:
+            known[sql(node)] = f"{prefix}{len(found)}"
+            found[known[sql(node)]] = node
+
+    for node in _upper(select, []):
+        for call in windows(node):
+            add(call, "w")
+    aliases = {one.alias.lower() for one in select.expressions if isinstance(one, exp.Alias)}
+    for node in _upper(select, []):
+        rest = replaced(node, lambda part: column(known[sql(part)]) if sql(part) in known else None)
+        for col in own_columns(rest):
+            if not (len(col.parts) == 1 and (col.name in known.values() or col.name.lower() in aliases)):
+                add(col, "c")
+    return _inner(select, found), known, list
+
+
+def _keys(select: exp.Select, aggregates: frozenset[str]) -> list[exp.Expr]:
+    """The grouping expressions, positions and aliases resolved."""
+    group = select.args.get("group")
+    if group is None:
+        return []
+    if any(group.args.get(kind) for kind in ("rollup", "cube", "grouping_sets", "totals")):
+        raise CannotLift("a question about the groups of grouping sets")
+    values = [one.this if isinstance(one, exp.Alias) else one for one in select.expressions]
+    if group.args.get("all") or any(isinstance(key, exp.Var) and key.name.upper() == "ALL" for key in group.expressions):
+        return [value for value in values if not aggregate_calls(value, aggregates)]
+    aliases = {one.alias.lower(): one.this for one in select.expressions if isinstance(one, exp.Alias)}
+    keys = []
+    for key in group.expressions:
+        if isinstance(key, exp.Rollup | exp.Cube | exp.GroupingSets):
+            raise CannotLift("a question about the groups of grouping sets")
+        if isinstance(key, exp.Literal) and key.is_int:
+            keys.append(values[int(key.this) - 1])
+        elif isinstance(key, exp.Column) and len(key.parts) == 1 and key.name.lower() in aliases:
+            keys.append(aliases[key.name.lower()])
+        else:
+            keys.append(key)
+    return keys
+
+
+def _upper(select: exp.Select, without: Iterable[exp.Expr]) -> list[exp.Expr]:
+    """What is computed after grouping."""
+    left_out = {id(part) for part in without}
+    having = select.args.get("having")
+    parts = [part for part in conjuncts(having.this if having else None) if id(part) not in left_out]
+    others = [node for name in ("qualify", "order") if (node := select.args.get(name)) is not None]
+    distinct = select.args.get("distinct")
+    return [*select.expressions, *parts, *others, *([distinct] if distinct is not None else [])]
+
+
+def _inner(select: exp.Select, found: dict[str, exp.Expr]) -> exp.Select:
+    columns = [exp.alias_(node.copy(), name, quoted=True) for name, node in found.items()]
+    inner = exp.Select(expressions=columns or [exp.alias_(exp.Literal.number(1), "one", quoted=True)])
+    for name in ("from_", "joins", "where", "sample", "laterals"):
+        value = select.args.get(name)
+        if value:
+            inner.set(name, [one.copy() for one in value] if isinstance(value, list) else value.copy())
+    return inner
+
+
+def _split(
+    select: exp.Select, name: str, inner: exp.Select, known: dict[str, str], conditions: Callable[..., list[exp.Expr]]
+) -> tuple[exp.Select, list[str]]:
+    aliases = {one.alias.lower() for one in select.expressions if isinstance(one, exp.Alias)}
+
+    def outer(node: exp.Expr) -> exp.Expr:
+        new = replaced(node, lambda part: column(known[sql(part)], name) if sql(part) in known else None)
+        for col in own_columns(new):
+            if col.table != name and not (len(col.parts) == 1 and col.name.lower() in aliases):
+                raise CannotLift(f"{sql(col)} beside a question about groups")
+        return new
+
+    found = exp.Select(expressions=[_named(one, outer(one)) for one in select.expressions])
+    found.set("from_", exp.From(this=exp.Subquery(this=inner, alias=exp.TableAlias(this=exp.to_identifier(name, quoted=True)))))
+    where = [outer(part) for part in conditions()]
+    if where:
+        found.set("where", exp.Where(this=conjunction(where)))
+    for part in ("distinct", "qualify", "order"):
+        if select.args.get(part) is not None:
+            found.set(part, outer(select.args[part]))
+    for part in ("limit", "offset", "with_"):
+        if select.args.get(part) is not None:
+            found.set(part, select.args[part].copy())
+    columns = [one.alias for one in inner.expressions]
+    return found, columns
+
+
+def _named(before: exp.Expr, after: exp.Expr) -> exp.Expr:
+    if isinstance(before, exp.Column) and before.name and not isinstance(before.this, exp.Star):
+        return exp.alias_(after, before.name, quoted=True)
+    return after
+
+
+
