@@ -229,9 +229,7 @@ class DiskCache:
             first, last = db.execute("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM answers").fetchone()
             step = min(20_000, max(1, (last - first) // 50))
             with _transaction(db):
-                gone = db.execute(
-                    "DELETE FROM answers WHERE seq IN (SELECT seq FROM answers ORDER BY seq LIMIT ?)", [step]
-                ).rowcount
+                gone = db.execute("DELETE FROM answers WHERE seq < ?", [first + step]).rowcount
             enough -= gone
             if gone < 1:
                 break

@@ -51,6 +51,7 @@ class Binder:
     bound: Bound
     evaluate: Callable[[str], Any]
     known: Callable[[str], bool]
+    sql_type: Callable[[int], str]
     catalog: DuckCatalog
 
     def bind(self) -> Bound:
@@ -117,20 +118,22 @@ class Binder:
     def _similarity(self, node: exp.Expr) -> exp.Expr:
         args: list[Arg] = [self._argument("AI_SIMILARITY", n, one) for n, one in enumerate(node.expressions)]
         model = similarity_model(args)
-        sides = [self._vector(node, n, node.expressions[n], model) for n in (0, 1)]
-        cosine = exp.Anonymous(this="list_cosine_similarity", expressions=sides)
-        return exp.cast(cosine, "double")
+        spec = signatures.bind("AI_EMBED", [*([Const(model)] if model else []), Row(node)]).spec
+        sides = [self._vector(node, n, spec) for n in (0, 1)]
+        kind = self.sql_type(self.bound.number(spec))
+        vectors = [exp.cast(side, kind, dialect="duckdb") for side in sides]
+        return exp.cast(exp.Anonymous(this="array_cosine_similarity", expressions=vectors), "double")
 
-    def _vector(self, node: exp.Expr, number: int, side: exp.Expr, model: str | None) -> exp.Expr:
-        """One side of AI_SIMILARITY as FLOAT[]: a text is embedded first."""
+    def _vector(self, node: exp.Expr, number: int, spec: Spec) -> exp.Expr:
+        """One side of AI_SIMILARITY as an embedding: a text is embedded first."""
+        side = node.expressions[number]
         kind = self._type(node, side)
         if kind.endswith("]"):
-            return exp.cast(side.copy(), "float[]", dialect="duckdb")
+            return side.copy()
         if kind not in ("VARCHAR", '"NULL"', "NULL"):
             message = f"AI_SIMILARITY compares texts or embeddings; argument {number + 1} is {kind}: cast it to VARCHAR"
             raise BindError(message, number)
-        spec = signatures.bind("AI_EMBED", [*([Const(model)] if model else []), Row(side)]).spec
-        return exp.cast(call(self.bound.number(spec), [side.copy()]), "float[]", dialect="duckdb")
+        return call(self.bound.number(spec), [side.copy()])
 
     def _type(self, node: exp.Expr, side: exp.Expr) -> str:
         """SQL type of an expression where it stands; VARCHAR when DuckDB cannot tell."""
@@ -240,13 +243,14 @@ def _wants_constant(function: str, number: int, node: exp.Expr) -> bool:
 
 def _is_constant(node: exp.Expr) -> bool:
     """Whether nothing in `node` depends on a row of this level."""
-    return not any(
+    return isinstance(node, exp.Query) or not any(
         isinstance(part, exp.Column | exp.Star) or is_site(part) or parsing.is_call(part) for part in own(node)
     )
 
 
 def _queried(node: exp.Expr) -> exp.Expr:
-    return exp.Select(expressions=[node.copy()])
+    value = exp.Subquery(this=node.copy()) if isinstance(node, exp.Select | exp.SetOperation) else node.copy()
+    return exp.Select(expressions=[value])
 
 
 def _name_items(tree: exp.Expr) -> None:

@@ -28,6 +28,7 @@ from sqluice.optimizer.ast import (
     spec_of,
     sql,
     windows,
+    with_clause,
 )
 from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Limit, Stage, Step
 from sqluice.optimizer.rules import outer_joins, split_blocks
@@ -62,10 +63,6 @@ class BlockLifter:
         while (at := outer_joins.find(self.select)) is not None:
             self.select, self.scope = outer_joins.Rewrite(self.lifter, self.select, self.scope, self.ctes).apply(at)
             self.joined = True
-
-    def correlated(self, query: exp.Expr) -> bool:
-        """Whether a nested query looks at this block's rows (its own FROM items never do)."""
-        return not self.lifter.catalog.stands_alone(query, list(self.ctes.written))
 
     def lift(self, *, root: bool) -> exp.Select:
         """Add the stage to the plan; returns the block above it."""
@@ -330,7 +327,7 @@ class BlockLifter:
                 if self.select.args.get(name) is not None:
                     source.set(name, self.select.args[name].copy())
         if self.ctes.lifted:
-            source.set("with_", exp.With(expressions=[cte.copy() for cte in self.ctes.lifted]))
+            source.set("with_", with_clause(self.ctes.lifted))
         return source
 
     def _finished(self, step: Step) -> Step:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from sqlglot import exp
 
-from sqluice.optimizer.ast import sources, sql
+from sqluice.optimizer.ast import sources, sql, with_clause
 from sqluice.optimizer.scope import CannotLift, Scope
 
 if TYPE_CHECKING:
@@ -88,8 +88,9 @@ class DuckCatalog:
 
 
 def described(con: Any, text: str) -> list[tuple[str, str]]:
-    """Names and types of the columns of a query, without running it."""
-    return [(str(row[0]), str(row[1])) for row in con.execute(f"DESCRIBE {text}").fetchall()]
+    """Names and types of the columns of a query, without running it. A query that DuckDB cannot bind raises its error
+    and leaves an open transaction as it was."""
+    return [(str(row[0]), str(row[1])) for row in con.sql(f"DESCRIBE {text}").fetchall()]
 
 
 def _with(query: exp.Expr, ctes: list[exp.CTE]) -> exp.Expr:
@@ -98,10 +99,9 @@ def _with(query: exp.Expr, ctes: list[exp.CTE]) -> exp.Expr:
         return query
     inner = query if isinstance(query, exp.Select | exp.SetOperation) else exp.Select(expressions=[exp.Star()]).from_(query)
     own = inner.args.get("with_")
-    recursive = any(
-        table.name.lower() == cte.alias.lower() for cte in ctes for table in cte.this.find_all(exp.Table)
-    ) or bool(own and own.args.get("recursive"))
-    inner.set("with_", exp.With(expressions=[*ctes, *(own.expressions if own else [])], recursive=recursive))
+    clause = with_clause([*ctes, *(own.expressions if own else [])])
+    clause.set("recursive", clause.args["recursive"] or bool(own and own.args.get("recursive")))
+    inner.set("with_", clause)
     return inner
 
 
@@ -111,3 +111,12 @@ def ai_views(con: Any) -> dict[str, str]:
         "SELECT lower(view_name), sql FROM duckdb_views() WHERE NOT internal AND regexp_matches(sql, '(?i)\\bai_\\w+\\s*\\(')"
     ).fetchall()
     return {name: re.sub(r";\s*$", "", text) for name, text in rows}
+
+
+def ai_macros(con: Any) -> dict[str, tuple[list[str], str]]:
+    """Scalar macros whose text holds an AI call: lower-case name -> names of their parameters, their text."""
+    rows = con.execute(
+        "SELECT lower(function_name), parameters, macro_definition FROM duckdb_functions() WHERE NOT internal "
+        "AND function_type = 'macro' AND regexp_matches(macro_definition, '(?i)\\bai_\\w+\\s*\\(')"
+    ).fetchall()
+    return {name: (list(parameters), text) for name, parameters, text in rows}

@@ -7,6 +7,7 @@ for some DuckDB types: `exportable` casts those to text, and `row_reader` makes 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import time
@@ -185,7 +186,8 @@ def _through_duckdb(column: pa.Array) -> list[Any]:
     with duckdb.connect(config={"threads": 1}) as con:
         zone = getattr(column.type, "tz", None)
         if zone:
-            con.execute(f"SET TimeZone = '{zone}'")
+            with contextlib.suppress(duckdb.Error):  # needs DuckDB's icu extension; UTC without
+                con.execute(f"SET TimeZone = '{zone}'")
         return [row[0] for row in con.from_arrow(pa.table({"v": column})).fetchall()]
 
 

@@ -213,7 +213,7 @@ def _named_offset(message: str, sql: str) -> int | None:
             continue
         name = match.group("name").strip("\"'")
         for start in _occurrences(name, match.groupdict().get("table"), after, shown):
-            return start
+            return start - (shown[start - 1 : start] == '"')
         literal = sql.find(f"'{name}'")
         if literal >= 0:
             return literal
@@ -221,10 +221,10 @@ def _named_offset(message: str, sql: str) -> int | None:
 
 
 def _occurrences(name: str, table: str | None, after: str, shown: str) -> Iterator[int]:
-    """Places of `name` in `shown`: behind its table's name, then unqualified, then anywhere."""
+    """Places of `name` in `shown`: with its table's name before it, then unqualified, then anywhere."""
     if table is not None:
         behind = re.compile(rf'(?<![\w$]){re.escape(table)}"?\s*\.\s*"?(?={re.escape(name)}(?![\w$]))', re.IGNORECASE)
-        yield from (match.end() for match in behind.finditer(shown))
+        yield from (match.start() for match in behind.finditer(shown))
     yield from (match.start() for match in _whole(name, r"(?<![\w$.])(?<!\.\")", after).finditer(shown))
     yield from (match.start() for match in _whole(name, after=after).finditer(shown))
 

@@ -24,11 +24,10 @@ from sqluice.optimizer.rules import expand_aliases, inline_ctes, join_predicates
 from sqluice.optimizer.scope import CannotLift, Scope, lambda_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sqluice.optimizer.scope import Catalog
 
 SCOPE = "scope"
+CORRELATED = "correlated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ class Lifter:
             return self._split(select, scope, ctes, root=root)
         block = BlockLifter(self, select, scope, ctes)
         block.outer_joins()
-        self._children(select, ctes, block.correlated)
+        self._children(block.select, ctes)
         return block.lift(root=root)
 
     def _merge(self, select: exp.Select, scope: Scope, ctes: Ctes) -> bool:
@@ -159,15 +158,13 @@ class Lifter:
             ctes = ctes.plus(written, cte.copy())
         return ctes
 
-    def _children(
-        self, select: exp.Select, ctes: Ctes, correlated: Callable[[exp.Expr], bool] | None = None
-    ) -> None:
-        """Lift the queries one level below; those that look outside stay row-wise."""
+    def _children(self, select: exp.Select, ctes: Ctes) -> None:
+        """Lift the queries one level below; those that look at this level's rows are marked and stay row-wise."""
         items = {id(item) for item in _from_items(select)}
         for nested in nested_queries(select):
-            if not has_site(nested, deep=True):
-                continue
-            if id(nested) in items or self.catalog.stands_alone(nested, list(ctes.written)):
+            alone = id(nested) in items or self.catalog.stands_alone(nested, list(ctes.written))
+            nested.meta[CORRELATED] = not alone
+            if alone:
                 nested.replace(self.query(nested, ctes))
             else:
                 self._pin_all(nested, "in a correlated query")

@@ -27,10 +27,16 @@ FUNCTIONS = {
     "FLOAT[]": "__ai_floats",
 }
 ERRORS = "__ai_error_text"
+STABLE = "_stable"
+"""Ends the names of the functions that DuckDB takes for free of side effects. It allows no others inside a window; the
+others are never pushed below a join, duplicated or folded while a plan is made."""
 
 
-def typed(node: exp.Expr, specs: Sequence[Spec], sql_type: Callable[[int], str]) -> exp.Expr:
-    """A copy of `node` in which every AI expression is a call that DuckDB can bind and run."""
+def typed(
+    node: exp.Expr, specs: Sequence[Spec], sql_type: Callable[[int], str], *, stable: bool = False
+) -> exp.Expr:
+    """A copy of `node` in which every AI expression is a call that DuckDB can bind and run. `stable` takes functions
+    without side effects everywhere: DuckDB allows those where an alias names them."""
 
     def change(part: exp.Expr) -> exp.Expr:
         if not (is_site(part) or is_pinned(part)):
@@ -40,7 +46,8 @@ def typed(node: exp.Expr, specs: Sequence[Spec], sql_type: Callable[[int], str])
         args = [exp.Literal.number(number), *texts]
         if part.this in (ERROR, PINNED[ERROR]):
             return exp.Anonymous(this=ERRORS, expressions=args)
-        call = exp.Anonymous(this=FUNCTIONS[specs[number].returns], expressions=args)
+        name = FUNCTIONS[specs[number].returns] + (STABLE if stable or part.find_ancestor(exp.Window) else "")
+        call = exp.Anonymous(this=name, expressions=args)
         if specs[number].operation == "embed":
             return exp.cast(call, sql_type(number), dialect="duckdb")
         return call
@@ -70,6 +77,7 @@ class Functions:
         """Make the functions known to `con`."""
         for returns, name in FUNCTIONS.items():
             _create(con, name, self._function(error=False), returns)
+            _create(con, name + STABLE, self._function(error=False), returns, volatile=False)
         _create(con, ERRORS, self._function(error=True), "VARCHAR")
 
     def _function(self, *, error: bool) -> Callable[..., Any]:
@@ -85,7 +93,5 @@ class Functions:
         return answer
 
 
-def _create(con: Any, name: str, function: Callable[..., Any], returns: str) -> None:
-    con.create_function(
-        name, function, None, returns, type="arrow", null_handling="special", side_effects=True
-    )
+def _create(con: Any, name: str, function: Callable[..., Any], returns: str, *, volatile: bool = True) -> None:
+    con.create_function(name, function, None, returns, type="arrow", null_handling="special", side_effects=volatile)

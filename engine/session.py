@@ -18,7 +18,7 @@ import duckdb
 from sqluice import config as settings_of
 from sqluice.engine import parsing, script
 from sqluice.engine.answer_cache import AnswerCache, MemoryCache, NoCache, open_cache
-from sqluice.engine.catalog import ai_views
+from sqluice.engine.catalog import ai_macros, ai_views
 from sqluice.engine.duckdb_errors import translate
 from sqluice.engine.outcome import Outcome
 from sqluice.engine.results import outcome_of, peek
@@ -72,6 +72,7 @@ class Session:
         self.in_transaction = False
         self.run: Run | None = None
         self.views: dict[str, str] = {}
+        self.macros: dict[str, tuple[list[str], str]] = {}
         self.functions = Functions(self._answer_rows)
         self._generic = _GenericRuntime(self)
         self._registered = False
@@ -199,7 +200,7 @@ class Session:
         if self.settings.apply(sql):
             return Outcome(None, None)
         self._prepare(sql)
-        if parsing.mentions_ai(sql) or self._reads_views(sql):
+        if parsing.mentions_ai(sql) or self._names_stored(sql):
             if not self._registered:
                 self.register_functions()
             return AiStatement(self, sql, params).execute()
@@ -262,13 +263,15 @@ class Session:
             raise InterfaceError("an AI function was called outside a statement")
         return self.run.answer_rows(number, columns, n, error=error)
 
-    def _reads_views(self, sql: str) -> bool:
+    def _names_stored(self, sql: str) -> bool:
+        """Whether a statement may read a view or call a macro that holds AI calls."""
         low = sql.lower()
-        return any(name in low for name in self.views)
+        return any(name in low for name in (*self.views, *self.macros))
 
     def _look_for_views(self) -> None:
         with contextlib.suppress(duckdb.Error):  # in an aborted transaction nothing can be looked up
             self.views = ai_views(self.con)
+            self.macros = ai_macros(self.con)
 
     def _end(self, how: str) -> None:
         self._check_open()

@@ -42,7 +42,7 @@ class Settings:
             if "value" in match.groupdict():
                 self._values[name] = config.parse(name, _value(match["value"]))
             else:
-                self._values[config.lookup(name).name] = config.SETTINGS[name].default
+                self._values[name] = config.lookup(name).default
         except ProgrammingError as error:
             raise programming_error(sql, match.start("name"), str(error)) from None
         return True

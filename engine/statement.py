@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from sqlglot import exp
 
-from sqluice.engine import explain, parsing
+from sqluice.engine import explain, parsing, stored
 from sqluice.engine.binding import Binder, Bound
 from sqluice.engine.catalog import DuckCatalog, described
 from sqluice.engine.execution import Executor
@@ -19,7 +19,7 @@ from sqluice.engine.lifting import Lifter
 from sqluice.engine.results import drain, outcome_of, peek, rows_outcome
 from sqluice.engine.rowwise import typed
 from sqluice.errors import Error, Warning
-from sqluice.optimizer.ast import is_site, pin
+from sqluice.optimizer.ast import is_site, pin, spec_of
 from sqluice.optimizer.ast import sql as sql_text
 from sqluice.optimizer.plan import Plan
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _STORED = re.compile(r"\s*CREATE\s+(OR\s+REPLACE\s+)?(TEMP\w*\s+)?(VIEW|MACRO|FUNCTION)\b", re.IGNORECASE)
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b", re.IGNORECASE)
-_MAX_VIEW_DEPTH = 20
 
 
 @dataclass(slots=True)
@@ -69,9 +68,14 @@ class AiStatement:
         if _STORED.match(self.sql):
             self._check(tree)
             return self.session.plain(self.sql, self.params)
-        if not self._expand_views(tree) and not parsing.ai_calls(tree):
+        if not self._expanded(tree):
             return self.session.plain(self.sql, self.params)
         return self._run(tree)
+
+    def _expanded(self, tree: exp.Expr) -> bool:
+        """Put stored definitions in their place; whether there is an AI call then."""
+        stored.expand(tree, self.session.views, self.session.macros)
+        return bool(parsing.ai_calls(tree))
 
     def _run(self, tree: exp.Expr) -> Outcome:
         bound = Bound(tree)
@@ -83,12 +87,11 @@ class AiStatement:
             if not bound.specs:
                 self.session.end_run()
                 return self.session.plain(self.sql, self.params)
+            self.plan, prefix = self._plan(bound, run)
             began = self._begin_transaction()
-            plan, prefix = self._plan(bound, run)
-            self.plan = plan
-            executor = Executor(self.con, run, plan, prefix, lambda node: typed(node, bound.specs, run.sql_type))
+            executor = Executor(self.con, run, self.plan, prefix, lambda node: typed(node, bound.specs, run.sql_type))
             executor.stages()
-            text = typed(executor.statement(), bound.specs, run.sql_type).sql(dialect="duckdb")
+            text = self._text(executor.statement(), bound, run)
             outcome = self._outcome(text, run, executor, began=began, names=prepared.names)
         except BaseException as error:
             self._fail(run, executor, began=began, error=error)
@@ -119,6 +122,17 @@ class AiStatement:
             found[0].messages += settled["messages"]
         return peek(found[0])
 
+    def _text(self, statement: exp.Expr, bound: Bound, run: Run) -> str:
+        """The statement for DuckDB. Row-wise functions count as having side effects, so that DuckDB evaluates them
+        last and once, but for the rare place where it allows only others."""
+        text = typed(statement, bound.specs, run.sql_type).sql(dialect="duckdb")
+        if self.plan is not None and self.plan.rowwise and isinstance(statement, exp.Query):
+            try:
+                described(self.con, text)
+            except duckdb.BinderException:
+                return typed(statement, bound.specs, run.sql_type, stable=True).sql(dialect="duckdb")
+        return text
+
     def _as_it_is(self) -> Outcome:
         """A statement that sqlglot does not read: DuckDB runs it with the plain AI functions."""
         run = self._begin(Bound(exp.Null()))
@@ -138,7 +152,7 @@ class AiStatement:
         """Bind and check everything that can be checked before a question is asked."""
         self._bind(bound, run)
         run.check()
-        shown = typed(bound.tree, bound.specs, run.sql_type)
+        shown = typed(bound.tree, bound.specs, run.sql_type, stable=True)
         text = shown.sql(dialect="duckdb")
         try:
             if isinstance(bound.tree, exp.Query):
@@ -152,7 +166,7 @@ class AiStatement:
         return Prepared(bound, None)
 
     def _bind(self, bound: Bound, run: Run) -> None:
-        catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type))
+        catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type, stable=True))
 
         def evaluate(text: str) -> Any:
             rows = self.con.execute(text).fetchall()
@@ -164,7 +178,7 @@ class AiStatement:
             ).fetchall()
             return bool(found[0][0])
 
-        Binder(self.sql, bound, evaluate, known, catalog).bind()
+        Binder(self.sql, bound, evaluate, known, run.sql_type, catalog).bind()
 
     def _written_names(self, count: int) -> list[str] | None:
         """The names DuckDB gives the columns of the statement as it was written."""
@@ -179,12 +193,12 @@ class AiStatement:
     def _plan(self, bound: Bound, run: Run) -> tuple[Plan, str]:
         prefix = self.session.prefix()
         if run.settings["ai_plan"] == "rowwise":
-            return Plan(pinned(bound.tree)), prefix
-        catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type))
+            return pinned(bound.tree), prefix
+        catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type, stable=True))
         try:
             return Lifter(catalog, prefix).lift(bound.tree), prefix
         except RecursionError:
-            return Plan(pinned(bound.tree)), prefix
+            return pinned(bound.tree), prefix
 
     def _check(self, tree: exp.Expr) -> None:
         """Bind the calls of a stored definition, so that a wrong one is refused now."""
@@ -195,34 +209,6 @@ class AiStatement:
             run.check()
         finally:
             self.session.end_run()
-
-    def _expand_views(self, tree: exp.Expr) -> bool:
-        """Put the text of views that hold AI calls in their place; whether any was."""
-        expanded = False
-        for _ in range(_MAX_VIEW_DEPTH):
-            tables = [table for table in tree.find_all(exp.Table) if self._is_view(table)]
-            if not tables:
-                break
-            for table in tables:
-                expanded |= self._expand(table)
-        return expanded
-
-    def _is_view(self, table: exp.Table) -> bool:
-        if table.name.lower() not in self.session.views or table.args.get("joins") or table.find_ancestor(exp.Create, exp.Drop) is not None and isinstance(table.parent, exp.Create | exp.Drop):
-            return False
-        named = [cte.alias.lower() for node in _ancestors(table) if (w := node.args.get("with_")) for cte in w.expressions]
-        return table.name.lower() not in named or bool(table.db)
-
-    def _expand(self, table: exp.Table) -> bool:
-        view = parsing.parse(self.session.views[table.name.lower()])
-        query = view.expression
-        for node in query.walk():
-            node.meta.pop("start", None)
-        given = table.args.get("alias")
-        columns = (given.args.get("columns") if given else None) or _view_columns(view)
-        alias = exp.TableAlias(this=exp.to_identifier(table.alias or table.name, quoted=True), columns=columns)
-        table.replace(exp.Subquery(this=query, alias=alias))
-        return True
 
     def _begin_transaction(self) -> bool:
         if self.session.in_transaction:
@@ -274,7 +260,7 @@ class AiStatement:
             tree = parsing.parse(request.statement, self.params)
         except parsing.NotParsed:
             return self.session.plain(self.sql, self.params)
-        if not inner._expand_views(tree) and not parsing.ai_calls(tree):
+        if not inner._expanded(tree):
             return self.session.plain(self.sql, self.params)
         found = inner._analyzed(tree) if request.analyze else inner._planned(tree)
         shown = json.dumps(found) if request.json else explain.text(found)
@@ -308,26 +294,11 @@ class AiStatement:
         return found
 
 
-def pinned(tree: exp.Expr) -> exp.Expr:
-    """A copy in which every AI expression stays row-wise."""
-    root = tree.copy()
-    for node in list(root.walk()):
+def pinned(tree: exp.Expr) -> Plan:
+    """A plan in which every AI expression stays row-wise."""
+    plan = Plan(tree.copy())
+    for node in list(plan.statement.walk()):
         if is_site(node):
+            plan.rowwise.append((spec_of(node), "the row-wise plan"))
             pin(node)
-    return root
-
-
-def _ancestors(node: exp.Expr) -> list[exp.Expr]:
-    found = []
-    current: exp.Expr | None = node.parent
-    while current is not None:
-        found.append(current)
-        current = current.parent
-    return found
-
-
-def _view_columns(view: exp.Expr) -> list[exp.Expr] | None:
-    """The column list of CREATE VIEW v (a, b)."""
-    schema = view.this
-    return [one.copy() for one in schema.expressions] if isinstance(schema, exp.Schema) else None
-
+    return plan

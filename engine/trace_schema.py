@@ -176,8 +176,7 @@ def doubles(values: np.ndarray | None, n: int) -> pa.Array:
 
     if values is None:
         return pa.nulls(n, pa.float64())
-    numbers = np.asarray(values, dtype=np.float64)
-    return pa.array(numbers, mask=np.isnan(numbers))
+    return pa.array(np.asarray(values, dtype=np.float64), from_pandas=True)
 
 
 def timestamps(seconds: Sequence[float]) -> pa.Array:
@@ -188,10 +187,7 @@ def timestamps(seconds: Sequence[float]) -> pa.Array:
 
 
 def hexes(hashes: Sequence[bytes] | pa.Array) -> pa.Array:
-    """A VARCHAR column of the hashes in hexadecimal.
-
-    Hashes of one length take one call of `hex` for all rows, and the offsets are a range.
-    """
+    """A VARCHAR column of the hashes in hexadecimal; one call of `hex` where they have one length."""
     import pyarrow as pa
 
     rows: list[bytes] = hashes.to_pylist() if isinstance(hashes, (pa.Array, pa.ChunkedArray)) else list(hashes)
@@ -231,6 +227,8 @@ class Labels:
         """The labels as VARCHAR."""
         import pyarrow as pa
 
+        if len(self.names) == 1:
+            return pa.repeat(pa.scalar(self.names[0], pa.string()), len(self.codes))
         return pa.array(self.names, pa.string()).take(pa.array(self.codes))
 
 
@@ -346,11 +344,8 @@ def write_empty(folder: Path, table: str) -> None:
         if set(schema(table).names) <= set(_parquet().read_schema(path).names):
             return
     partial = folder / f"0-{os.getpid()}-{next(_COUNTER)}.parquet{PARTIAL}"
-    try:
-        _parquet().write_table(schema(table).empty_table(), partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    _parquet().write_table(schema(table).empty_table(), partial)
+    partial.replace(path)
 
 
 def sweep(folder: Path) -> None:

@@ -183,6 +183,15 @@ def windows(node: exp.Expr) -> list[exp.Expr]:
     return found
 
 
+def with_clause(ctes: Iterable[exp.CTE]) -> exp.With:
+    """A WITH of copies of `ctes`, recursive where one of them names itself."""
+    copies = [cte.copy() for cte in ctes]
+    recursive = any(
+        table.name.lower() == cte.alias.lower() for cte in copies for table in cte.this.find_all(exp.Table)
+    )
+    return exp.With(expressions=copies, recursive=recursive)
+
+
 def column(name: str, table: str | None = None) -> exp.Column:
     """A quoted column."""
     return exp.column(name, table=table, quoted=True)

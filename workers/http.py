@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import socket
+import urllib.request
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -255,7 +258,22 @@ def load(base: str, model: str, options: Mapping[str, str]) -> Endpoint:
         if not 0 < given[name] < math.inf:
             raise ModelError(f"{base}#{model}: {name} is a number above zero")
     limits = Limits(max(1, int(given["concurrency"])), given["timeout"], given["deadline"])
+    _check_reachable(base, model, min(given["timeout"], 10.0))
     return Endpoint(base, model, key_env=options.get("api_key_env"), limits=limits)
+
+
+def _check_reachable(base: str, model: str, timeout: float) -> None:
+    """A connection can be opened. A server that is not there would fail every row, each after its retries."""
+    parts = urlsplit(base)
+    if urllib.request.getproxies().get(parts.scheme):
+        return  # only the proxy knows
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=timeout).close()
+    except OSError as error:
+        raise ModelError(
+            f"{base}#{model} cannot be reached: {error.strerror or error}; is the server running, and is the URL right?"
+        ) from error
 
 
 async def _guarded(

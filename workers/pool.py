@@ -20,13 +20,16 @@ from sqluice.workers.failures import describe, is_out_of_memory, overflow
 from sqluice.workers.protocol import Asked, Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqluice.types import Prompt
     from sqluice.workers.protocol import Control
 
 GIVE_UP_AFTER = 64
 """Rows that fail one after another, before any has succeeded, until the model is given up."""
+
+FIRST_ROWS, MOST_ROWS, BATCH_SECONDS = 16, 4096, 0.25
+"""Micro-batches of a model without sizes of its own: the first one, the largest, the time one should take."""
 
 _CHARS_NO_TOKEN_HAS = 128
 
@@ -190,7 +193,7 @@ def _chars(prompt: Prompt) -> int:
     return len(prompt.prefix) + len(prompt.template) + sum(map(len, prompt.args))
 
 
-def _run(work: _Work, batches: list[np.ndarray]) -> Asked:
+def _run(work: _Work, batches: Iterable[np.ndarray]) -> Asked:
     """Ask about every micro-batch; halve those that fail. On the way out by an exception, what was answered
     goes with it."""
     try:
@@ -204,7 +207,7 @@ def _run(work: _Work, batches: list[np.ndarray]) -> Asked:
                 middle = len(rows) // 2
                 waiting += [(rows[middle:], attempt + 1), (rows[:middle], attempt + 1)]
     except BaseException as error:
-        unasked = set(np.concatenate(batches).tolist()) - _answered(work)
+        unasked = set(range(len(work.told.tokens_in))) - _answered(work)
         for row in unasked:
             work.told.errors.setdefault(row, "not asked")
         vars(error)["asked"] = _asked(work.told, work.bias)
@@ -286,16 +289,26 @@ def _batch(work: _Work, rows: np.ndarray, started: float, attempt: int, said: st
     return batch
 
 
-def _micro_batches(model: Any, told: _Rows, lengths: np.ndarray | None, extra: int = 0) -> list[np.ndarray]:
+def _micro_batches(model: Any, told: _Rows, lengths: np.ndarray | None, extra: int = 0) -> Iterable[np.ndarray]:
     """Rows without an error so far, packed as the model likes them."""
     n = len(told.tokens_in)
-    budget = _budget(model)
-    open_rows = np.setdiff1d(np.arange(n), list(told.errors)) if told.errors else None
+    budget, rows = _budget(model), int(getattr(model, "batch_rows", 0) or 0)
+    open_rows = np.setdiff1d(np.arange(n), list(told.errors)) if told.errors else np.arange(n)
     if budget and lengths is not None:
-        packed = pack(lengths if open_rows is None else lengths[open_rows], budget, extra=extra)
-    else:
-        packed = in_order(n if open_rows is None else len(open_rows), _batch_rows(model))
-    return packed if open_rows is None else [open_rows[rows] for rows in packed]
+        return [open_rows[picked] for picked in pack(lengths[open_rows], budget, extra=extra)]
+    return [open_rows[picked] for picked in in_order(len(open_rows), rows)] if rows else _growing(open_rows)
+
+
+def _growing(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Micro-batches for a model that says nothing of its size: as many rows as take `BATCH_SECONDS`, found by trying.
+    Then progress is told and an interruption heard in time, and a fast model is asked in few calls."""
+    size, at = FIRST_ROWS, 0
+    while at < len(rows):
+        started = time.perf_counter()
+        yield rows[at : at + size]
+        at += size
+        seconds = max(time.perf_counter() - started, 1e-9)
+        size = int(min(4 * size, MOST_ROWS, max(1, size * BATCH_SECONDS / seconds)))
 
 
 def _asker(
@@ -400,10 +413,6 @@ def _name(model: Any) -> str:
 
 def _budget(model: Any) -> int:
     return int(getattr(model, "token_budget", 0) or 0)
-
-
-def _batch_rows(model: Any) -> int:
-    return int(getattr(model, "batch_rows", 0) or 1024)
 
 
 def _prefix_tokens(model: Any, prompt: Prompt) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
-from sqluice.optimizer.ast import column, conjunction, conjuncts, has_site, nested_queries, own
+from sqluice.optimizer.ast import column, conjunction, conjuncts, has_site, nested_queries, own, with_clause
 from sqluice.optimizer.plan import ORDINAL, Stage
 from sqluice.optimizer.rules.join_predicates import is_inner
 from sqluice.optimizer.scope import CannotLift, Scope, own_columns
@@ -123,7 +123,7 @@ class Rewrite:
         source.set("expressions", columns)
         lifted = self.lifter.query(source, self.ctes)
         if self.ctes.lifted:
-            lifted.set("with_", exp.With(expressions=[cte.copy() for cte in self.ctes.lifted]))
+            lifted.set("with_", with_clause(self.ctes.lifted))
         names = tuple(wanted.values()) or ("__c0",)
         self.lifter.add(Stage(name, lifted, names))
         self.places.update({key: (name, own_name) for key, own_name in wanted.items()})

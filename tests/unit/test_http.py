@@ -331,9 +331,14 @@ def test_a_dead_endpoint_is_given_up_soon(server: Server, model: Endpoint) -> No
     assert len(server.seen) < 150
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_listens() -> None:
+    with pytest.raises(ModelError, match=r"127\.0\.0\.1:9/v1#tiny cannot be reached: .*is the server running"):
+        load("http://127.0.0.1:9/v1", "tiny", {})
+
+
+def test_a_server_that_goes_away_costs_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "BACKOFF", 0.01)
-    model = load("http://127.0.0.1:9/v1", "tiny", {})
+    model = Endpoint("http://127.0.0.1:9/v1", "tiny")
     with pytest.raises(ModelError, match=r"no answer from 127\.0\.0\.1:9: ConnectError"):
         model.score(rows("a"), YES_NO)
     model.close()

@@ -42,7 +42,8 @@ def select(folder: TraceFolder, sql: str) -> list[tuple[Any, ...]]:
         con.execute("ATTACH ':memory:' AS ai")
         for statement in folder.views():
             con.execute(statement)
-        return con.execute(sql).fetchall()
+        rows: list[tuple[Any, ...]] = con.execute(sql).fetchall()
+        return rows
 
 
 def one(run: RunTrace, **options: Any) -> OpTrace:

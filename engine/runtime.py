@@ -1,0 +1,40 @@
+"""What stands behind the functions that `sqluice.udfs.install` puts on a plain DuckDB connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqluice import config
+from sqluice.engine.answer_cache import open_cache
+from sqluice.engine.run import Run, Runner
+from sqluice.engine.trace import TraceFolder
+from sqluice.udfs import install
+from sqluice.workers.registry import Registry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sqluice.config import Value
+    from sqluice.udfs.spec import Spec
+
+
+class PlainRuntime:
+    """Answers batch by batch with the models and the cache of its settings; leaves no trace."""
+
+    def __init__(self, settings: dict[str, Value]) -> None:
+        values = {**{name: setting.default for name, setting in config.SETTINGS.items()}, **settings}
+        cache = open_cache(str(values["ai_cache"]), config.home() / "answers.sqlite")
+        trace = TraceFolder(config.home() / "traces" / "plain").begin("", values, mode="off")
+        self._run = Run(Runner(Registry()), [], values, cache, trace)
+
+    def answer(self, spec: Spec, columns: list[list[str | None]]) -> pa.Array:
+        """One answer a row; the row's own failure is NULL, or an error under `ai_on_error = 'raise'`."""
+        run = self._run
+        if spec not in run.specs:
+            run.specs.append(spec)
+        asker = run.asker(run.specs.index(spec))
+        n = len(columns[0]) if columns else 1
+        return asker.answer(columns, n).values  # type: ignore[arg-type]
+
+
+install.set_runtime_factory(PlainRuntime)
