@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sqluice.engine.dbapi_types import exportable
 from sqluice.engine.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ def outcome_of(
         return _finished(Outcome(None, None, rowcount=changed, on_done=on_done))
     shown = names if names is not None and len(names) == len(columns) else columns
 
-    def read(rows: int) -> pa.RecordBatchReader:
-        return _named(relation.to_arrow_reader(rows), shown)
-
     described = list(zip(shown, relation.types, strict=True))
+    source = exportable(relation)
+
+    def read(rows: int) -> pa.RecordBatchReader:
+        return _named(source.to_arrow_reader(rows), shown)
+
     return Outcome(described, read, on_done=on_done, translate=translate)
 
 

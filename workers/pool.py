@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 GIVE_UP_AFTER = 64
 """Rows that fail one after another, before any has succeeded, until the model is given up."""
 
-FIRST_ROWS, MOST_ROWS, BATCH_SECONDS = 16, 4096, 0.25
+FIRST_ROWS, MOST_ROWS, BATCH_SECONDS = 16, 1024, 0.25
 """Micro-batches of a model without sizes of its own: the first one, the largest, the time one should take."""
 
 _CHARS_NO_TOKEN_HAS = 128

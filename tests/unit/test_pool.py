@@ -39,6 +39,7 @@ class Scripted:
     """Scores a prompt by the number its argument ends with; `spoil` may change or refuse an answer."""
 
     info = ModelInfo("scripted")
+    batch_rows = 1024
 
     def __init__(self, spoil: Callable[[Sequence[Prompt], np.ndarray], Any] | None = None) -> None:
         self.spoil = spoil
@@ -85,6 +86,21 @@ def test_answers_come_back_in_order() -> None:
     assert asked.errors == {}
     assert [batch.rows for batch in watch.batches] == [1024, 1024, 452]
     assert not asked.tokens_in.any()
+
+
+def test_a_model_without_sizes_is_asked_in_growing_batches_that_stay_short() -> None:
+    class Slow:
+        info = ModelInfo("slow")
+
+        def score(self, asked: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+            time.sleep(0.004 * len(asked))
+            return np.zeros((len(asked), 2), np.float32)
+
+    watch = Watch()
+    LocalPool().score(Slow(), prompts(200), YES_NO, watch)
+    assert watch.batches[0].rows == 16
+    assert watch.batches[1].rows > 16
+    assert max(batch.ended - batch.started for batch in watch.batches) < 0.8
 
 
 def test_sorted_micro_batches_restore_the_order_and_count_tokens() -> None:

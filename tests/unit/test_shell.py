@@ -294,14 +294,14 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 @pytest.mark.slow
 def test_ctrl_c_cancels_the_query_and_not_the_shell(terminal: Terminal) -> None:
     terminal.wait_for("Ctrl-D quits")
-    terminal.wait_for("sqluice> ")
+    terminal.wait_for("sqluice>")
     terminal.send("SELECT count(*) FROM range(5000) t(i) WHERE AI_FILTER('Good?', 'row ' || i);\r")
     terminal.wait_for("rows/s")
     terminal.send("\x03")
     assert terminal.wait_for("cancelled") < 2
-    terminal.wait_for("sqluice> ")
+    terminal.wait_for("sqluice>")
     terminal.send("SELECT 'still ' || 'here' AS x;\r")
     terminal.wait_for("still here")
-    terminal.wait_for("sqluice> ")
+    terminal.wait_for("sqluice>")
     terminal.send("\x04")
     assert terminal.process.wait(10) == 0
