@@ -144,7 +144,9 @@ class Asker:
             raise
         self._keep(asked, missing, keys)
         self.op.add_batches(asked.batches)
-        price = self.model.info.price_in * float(asked.tokens_in.sum()) + self.model.info.price_out * float(asked.tokens_out.sum())
+        price = self.model.info.price_in * float(asked.tokens_in.sum()) + self.model.info.price_out * float(
+            asked.tokens_out.sum()
+        )
         self.op.cost_usd += price / 1e6
         return asked
 
@@ -174,9 +176,7 @@ class Asker:
             blobs = [answer_cache.pack_text(values[at]) for at in good]
         self._cache.put([keys[missing[at]] for at in good], blobs)
 
-    def _merged(
-        self, blobs: list[bytes | None], missing: list[int], asked: Asked, digests: list[bytes]
-    ) -> Answers:
+    def _merged(self, blobs: list[bytes | None], missing: list[int], asked: Asked, digests: list[bytes]) -> Answers:
         n = len(blobs)
         hits = [at for at, blob in enumerate(blobs) if blob is not None]
         kept = [blob for blob in blobs if blob is not None]
@@ -200,9 +200,7 @@ class Asker:
             for at in empty.tolist():
                 errors.setdefault(at, _NAN)
 
-    def _values(
-        self, n: int, hits: list[int], kept: list[bytes], missing: list[int], asked: Asked
-    ) -> tuple[Any, Any]:
+    def _values(self, n: int, hits: list[int], kept: list[bytes], missing: list[int], asked: Asked) -> tuple[Any, Any]:
         """What the model said and what the cache held, in the order of the inputs."""
         if self.spec.operation == "generate":
             texts: list[Any] = [None] * n

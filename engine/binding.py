@@ -230,7 +230,11 @@ def _constant(node: exp.Expr) -> Any:
         items = [_constant(one.unnest()) for one in node.expressions]
         return _MISSING if any(item is _MISSING for item in items) else items
     if isinstance(node, exp.Struct):
-        pairs = [(one.this.name, _constant(one.expression.unnest())) for one in node.expressions if isinstance(one, exp.PropertyEQ)]
+        pairs = [
+            (one.this.name, _constant(one.expression.unnest()))
+            for one in node.expressions
+            if isinstance(one, exp.PropertyEQ)
+        ]
         whole = len(pairs) == len(node.expressions) and not any(value is _MISSING for _, value in pairs)
         return dict(pairs) if whole else _MISSING
     return _MISSING

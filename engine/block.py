@@ -85,9 +85,7 @@ class BlockLifter:
         if sorts_below:
             stage_limit = None if late else limit
             above.set("order", None)
-        if root and plain and (sorts_below or not select.args.get("order")):
-            above.set("order", exp.Order(expressions=[exp.Ordered(this=column(ORDINAL), nulls_first=False)]))
-        elif sorts_below:
+        if (root and plain and (sorts_below or not select.args.get("order"))) or sorts_below:
             above.set("order", exp.Order(expressions=[exp.Ordered(this=column(ORDINAL), nulls_first=False)]))
         for name in ("limit", "offset"):
             if select.args.get(name) is not None and not sorts_below:
@@ -174,7 +172,7 @@ class BlockLifter:
 
     def _is_answered(self, name: str, guard: exp.Expr | None) -> bool:
         found = self.asked.get(name)
-        return found is not None and (found[1] or guard is not None and self.asked[name][1])
+        return found is not None and (found[1] or (guard is not None and self.asked[name][1]))
 
     def _ask(self, name: str, site: exp.Expr, guard: exp.Expr | None) -> None:
         args = tuple(self._argument(arg, guard) for arg in args_of(site))
@@ -219,7 +217,9 @@ class BlockLifter:
             if isinstance(part, exp.Column) and not isinstance(part.this, exp.Star):
                 local = part.parts[0].name.lower() in bound
                 return self._below(part) if not local and self.scope.resolves(part) else part.copy()
-            if isinstance(part, exp.In | exp.Exists | exp.Any | exp.All | exp.Subquery) and nested_queries(exp.Paren(this=part.copy())):
+            if isinstance(part, exp.In | exp.Exists | exp.Any | exp.All | exp.Subquery) and nested_queries(
+                exp.Paren(this=part.copy())
+            ):
                 return self._query(part)
             if isinstance(part, exp.Columns):
                 raise CannotLift("COLUMNS() in an expression")
@@ -297,7 +297,9 @@ class BlockLifter:
         self.names += columns
         self.exprs.append(native)
         return [
-            exp.alias_(self._pull(changed[name.lower()]) if name.lower() in changed else column(own_name), name, quoted=True)
+            exp.alias_(
+                self._pull(changed[name.lower()]) if name.lower() in changed else column(own_name), name, quoted=True
+            )
             for own_name, name in zip(columns, names, strict=True)
         ]
 

@@ -97,7 +97,9 @@ def _with(query: exp.Expr, ctes: list[exp.CTE]) -> exp.Expr:
     """`query` with `ctes` in front of its own."""
     if not ctes:
         return query
-    inner = query if isinstance(query, exp.Select | exp.SetOperation) else exp.Select(expressions=[exp.Star()]).from_(query)
+    inner = (
+        query if isinstance(query, exp.Select | exp.SetOperation) else exp.Select(expressions=[exp.Star()]).from_(query)
+    )
     own = inner.args.get("with_")
     clause = with_clause([*ctes, *(own.expressions if own else [])])
     clause.set("recursive", clause.args["recursive"] or bool(own and own.args.get("recursive")))

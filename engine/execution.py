@@ -151,7 +151,9 @@ class Executor:
     def _answer_table(self, number: int) -> None:
         if number in self._answers:
             return
-        columns = f"k UHUGEINT, v {self._run.sql_type(number)}, e VARCHAR, n BIGINT, h BLOB, tier UTINYINT, score DOUBLE"
+        columns = (
+            f"k UHUGEINT, v {self._run.sql_type(number)}, e VARCHAR, n BIGINT, h BLOB, tier UTINYINT, score DOUBLE"
+        )
         columns += ", raw DOUBLE, tokens_in INTEGER, tokens_out INTEGER, t VARCHAR"
         name = f"{self._prefix}a{number}"
         self._con.execute(f'CREATE TEMP TABLE "{name}" ({columns})')
@@ -224,7 +226,9 @@ class Executor:
 
         n = len(answers.hashes)
         errors = pa.array([answers.errors.get(at) for at in range(n)] if answers.errors else pa.nulls(n), pa.string())
-        shown = ["\n".join(row) for row in zip(*texts, strict=True)] if self._run.trace.mode == "text" and texts else None
+        shown = (
+            ["\n".join(row) for row in zip(*texts, strict=True)] if self._run.trace.mode == "text" and texts else None
+        )
         window = pa.table(
             {
                 "id": ids,

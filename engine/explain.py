@@ -50,7 +50,12 @@ def describe(con: Any, plan: Plan, run: Run, report: Report | None, statement: s
         {"function": run.specs[number].function, "model": run.uri(run.specs[number]), "reason": reason}
         for number, reason in plan.rowwise
     ]
-    found: dict[str, Any] = {"stages": stages, "statement": statement, "rowwise": rowwise, "rules": _counted(plan.fired)}
+    found: dict[str, Any] = {
+        "stages": stages,
+        "statement": statement,
+        "rowwise": rowwise,
+        "rules": _counted(plan.fired),
+    }
     if report is not None:
         found["measured"] = report.to_dict()
     return found
@@ -113,7 +118,9 @@ def text(found: dict[str, Any]) -> str:
     lines = ["PLAN", f"  above   {_short(found['statement'])}"]
     for stage in found["stages"]:
         guess = stage.get("estimated_rows")
-        lines.append(f"  stage   {stage['name']}" + (f"   (DuckDB expects {guess:,} rows)" if guess is not None else ""))
+        lines.append(
+            f"  stage   {stage['name']}" + (f"   (DuckDB expects {guess:,} rows)" if guess is not None else "")
+        )
         lines.append(f"    from  {_short(stage['source'])}")
         for step in stage["steps"]:
             lines += _step(step)
@@ -136,7 +143,9 @@ def _step(step: dict[str, Any]) -> list[str]:
         return [f"    keep  where {_short(step['keep'])}"]
     arguments = ", ".join(step["arguments"])
     lines = [f"    ask   {step['answer']} = {step['ask']} of {step['model']} about each distinct ({_short(arguments)})"]
-    lines.append(f"          {_short(step['template'])!r}" + (f" -> {', '.join(step['choices'])}" if "choices" in step else ""))
+    lines.append(
+        f"          {_short(step['template'])!r}" + (f" -> {', '.join(step['choices'])}" if "choices" in step else "")
+    )
     if "only_where" in step:
         lines.append(f"          only where {_short(step['only_where'])}")
     return lines

@@ -85,7 +85,10 @@ class Lifter:
             query.set("this", self.query(query.this, ctes, root=root))
             return query
         if isinstance(query, exp.SetOperation):
-            self._pin([s for part in ("order", "limit") if (n := query.args.get(part)) for s in own_sites(n)], "after a set operation")
+            self._pin(
+                [s for part in ("order", "limit") if (n := query.args.get(part)) for s in own_sites(n)],
+                "after a set operation",
+            )
             for side in ("this", "expression"):
                 query.set(side, self.query(query.args[side], ctes))
             return query
@@ -151,7 +154,9 @@ class Lifter:
     def _with(self, clause: exp.With, ctes: Ctes) -> Ctes:
         for cte in clause.expressions:
             written = cte.copy()
-            if clause.args.get("recursive") and any(t.name.lower() == cte.alias.lower() for t in cte.find_all(exp.Table)):
+            if clause.args.get("recursive") and any(
+                t.name.lower() == cte.alias.lower() for t in cte.find_all(exp.Table)
+            ):
                 self._pin_all(cte, "in a recursive CTE")
             elif isinstance(cte.this, exp.Query):
                 cte.set("this", self.query(cte.this, ctes))

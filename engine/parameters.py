@@ -56,7 +56,9 @@ class Given:
     def check_all_used(self) -> None:
         """`ProgrammingError` when more values were given than the statement has places for."""
         if self._params is not None and len(self._used) != len(self._params):
-            raise ProgrammingError(f"{len(self._params)} parameters were given, and the statement uses {len(self._used)}")
+            raise ProgrammingError(
+                f"{len(self._params)} parameters were given, and the statement uses {len(self._used)}"
+            )
 
 
 def substituted(tree: exp.Expr, values: dict[str, object]) -> exp.Expr:
@@ -83,11 +85,15 @@ def literal(value: Any) -> exp.Expr:
     if simple is not None:
         return exp.cast(exp.Literal.string(simple[0]), simple[1], dialect="duckdb")
     if isinstance(value, Mapping):
-        pairs = [exp.PropertyEQ(this=exp.to_identifier(str(k), quoted=True), expression=literal(v)) for k, v in value.items()]
+        pairs = [
+            exp.PropertyEQ(this=exp.to_identifier(str(k), quoted=True), expression=literal(v)) for k, v in value.items()
+        ]
         return exp.Struct(expressions=pairs)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return exp.Array(expressions=[literal(one) for one in value])
-    raise NotSupportedError(f"a parameter of type {type(value).__name__} beside an AI expression: cast it to text first")
+    raise NotSupportedError(
+        f"a parameter of type {type(value).__name__} beside an AI expression: cast it to text first"
+    )
 
 
 def _simple(value: Any) -> tuple[str, str] | None:

@@ -25,9 +25,24 @@ if TYPE_CHECKING:
 _CALL = "__fn_"
 _NAMES = re.compile(r"(ai_\w+|prompt)\Z", re.IGNORECASE)
 _MAYBE = re.compile(r"\bai_\w+|\bprompt\s*\(", re.IGNORECASE)
-_SIDES = (TokenType.LEFT, TokenType.RIGHT, TokenType.FULL, TokenType.INNER, TokenType.SEMI, TokenType.ANTI, TokenType.OUTER)
+_SIDES = (
+    TokenType.LEFT,
+    TokenType.RIGHT,
+    TokenType.FULL,
+    TokenType.INNER,
+    TokenType.SEMI,
+    TokenType.ANTI,
+    TokenType.OUTER,
+)
 _ITEM_ENDS = (TokenType.VAR, TokenType.IDENTIFIER, TokenType.STRING, TokenType.R_PAREN)
-_ITEM_STARTS = (TokenType.VAR, TokenType.IDENTIFIER, TokenType.STRING, TokenType.L_PAREN, TokenType.LATERAL, TokenType.UNNEST)
+_ITEM_STARTS = (
+    TokenType.VAR,
+    TokenType.IDENTIFIER,
+    TokenType.STRING,
+    TokenType.L_PAREN,
+    TokenType.LATERAL,
+    TokenType.UNNEST,
+)
 _NOT_TABLES = frozenset({"ai_settings"})
 
 
@@ -99,7 +114,12 @@ def _changed(
         elif token.token_type == TokenType.PARAMETER and following is not None and following.start == token.end + 1:
             token = _renamed(token, TokenType.VAR, given.named(following.text, token.start))
             skip = True
-        elif opens and _NAMES.match(token.text) and token.text.lower() not in _NOT_TABLES and token.text.lower() != "ai_join":
+        elif (
+            opens
+            and _NAMES.match(token.text)
+            and token.text.lower() not in _NOT_TABLES
+            and token.text.lower() != "ai_join"
+        ):
             token = _renamed(token, TokenType.VAR, _CALL + token.text.upper())
         elif token.text.upper() == "AI_JOIN" and token.token_type == TokenType.VAR and _joins(tokens, at):
             joins.append(token.start)
@@ -142,4 +162,6 @@ def _wrap_ai_joins(sql: str, tree: exp.Expr, joins: list[int], tokens: list[Toke
                     inner.replace(call)
     for place in joins:
         if place not in wrapped:
-            raise programming_error(sql, place, "AI_JOIN needs its question: a AI_JOIN b ON PROMPT('..{0}..{1}..', a.x, b.y)")
+            raise programming_error(
+                sql, place, "AI_JOIN needs its question: a AI_JOIN b ON PROMPT('..{0}..{1}..', a.x, b.y)"
+            )

@@ -32,9 +32,7 @@ STABLE = "_stable"
 others are never pushed below a join, duplicated or folded while a plan is made."""
 
 
-def typed(
-    node: exp.Expr, specs: Sequence[Spec], sql_type: Callable[[int], str], *, stable: bool = False
-) -> exp.Expr:
+def typed(node: exp.Expr, specs: Sequence[Spec], sql_type: Callable[[int], str], *, stable: bool = False) -> exp.Expr:
     """A copy of `node` in which every AI expression is a call that DuckDB can bind and run. `stable` takes functions
     without side effects everywhere: DuckDB allows those where an alias names them."""
 
@@ -81,7 +79,7 @@ class Functions:
         _create(con, ERRORS, self._function(error=True), "VARCHAR")
 
     def _function(self, *, error: bool) -> Callable[..., Any]:
-        def answer(number, *columns):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN202 - DuckDB reads annotations
+        def answer(number, *columns):  # type: ignore[no-untyped-def]
             with self._lock:
                 try:
                     texts = [column.to_pylist() for column in columns]

@@ -241,4 +241,3 @@ class Run:
             for said, times in counts.items():
                 rows = "a row has" if times == 1 else f"{times:,} inputs have"
                 self.warn(f"{spec.function}: {rows} no answer: {said}")
-

@@ -59,7 +59,7 @@ class Settings:
         ]
         return (
             "CREATE OR REPLACE TEMP MACRO ai_settings() AS TABLE "
-            f"SELECT * FROM (VALUES {', '.join(rows)}) AS s(name, value, type, \"default\", help)"
+            f'SELECT * FROM (VALUES {", ".join(rows)}) AS s(name, value, type, "default", help)'
         )
 
 

@@ -186,9 +186,7 @@ def windows(node: exp.Expr) -> list[exp.Expr]:
 def with_clause(ctes: Iterable[exp.CTE]) -> exp.With:
     """A WITH of copies of `ctes`, recursive where one of them names itself."""
     copies = [cte.copy() for cte in ctes]
-    recursive = any(
-        table.name.lower() == cte.alias.lower() for cte in copies for table in cte.this.find_all(exp.Table)
-    )
+    recursive = any(table.name.lower() == cte.alias.lower() for cte in copies for table in cte.this.find_all(exp.Table))
     return exp.With(expressions=copies, recursive=recursive)
 
 

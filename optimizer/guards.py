@@ -81,7 +81,9 @@ def _case(node: exp.Case) -> Iterator[tuple[exp.Expr, list[exp.Expr]]]:
         yield subject, []
     passed: list[exp.Expr] = []
     for arm in node.args["ifs"]:
-        condition = arm.this if subject is None else exp.EQ(this=subject.copy(), expression=exp.Paren(this=arm.this.copy()))
+        condition = (
+            arm.this if subject is None else exp.EQ(this=subject.copy(), expression=exp.Paren(this=arm.this.copy()))
+        )
         yield arm.this, list(passed)
         yield arm.args["true"], [*passed, _is_true(condition)]
         passed.append(_is_not_true(condition))

@@ -87,11 +87,13 @@ class Catalog(Protocol):
 
 def own_columns(node: exp.Expr) -> Iterator[exp.Column]:
     """Column references of this level, without the names that list comprehensions bind."""
-    bound = {
-        str(found.args["expression"].name).lower() for found in own(node) if isinstance(found, exp.Comprehension)
-    }
+    bound = {str(found.args["expression"].name).lower() for found in own(node) if isinstance(found, exp.Comprehension)}
     for found in own(node):
-        if isinstance(found, exp.Column) and not isinstance(found.this, exp.Star) and found.parts[0].name.lower() not in bound:
+        if (
+            isinstance(found, exp.Column)
+            and not isinstance(found.this, exp.Star)
+            and found.parts[0].name.lower() not in bound
+        ):
             yield found
 
 

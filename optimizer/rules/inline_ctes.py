@@ -33,7 +33,12 @@ def apply(query: exp.Expr) -> bool:
         if not uses and isinstance(cte.this, exp.Query):
             cte.pop()
             changed = True
-        elif len(uses) == 1 and not cte.args.get("materialized") and isinstance(cte.this, exp.Select) and _simple(uses[0]):
+        elif (
+            len(uses) == 1
+            and not cte.args.get("materialized")
+            and isinstance(cte.this, exp.Select)
+            and _simple(uses[0])
+        ):
             _inline(cte, uses[0])
             changed = True
     if not clause.expressions:

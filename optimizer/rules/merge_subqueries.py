@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 _PLAIN = {"kind", "expressions", "from_", "joins", "where", "operation_modifiers", "hint"}
 
 
-def apply(select: exp.Select, scope: Scope, inner_scope: Callable[[exp.Select], Scope], aggregates: frozenset[str]) -> bool:
+def apply(
+    select: exp.Select, scope: Scope, inner_scope: Callable[[exp.Select], Scope], aggregates: frozenset[str]
+) -> bool:
     """Merge the first subquery of `select` that allows it, in place; whether one was merged.
 
     `scope` is that of `select`; `inner_scope` gives the scope of a subquery's select.
@@ -45,7 +47,11 @@ def apply(select: exp.Select, scope: Scope, inner_scope: Callable[[exp.Select], 
         if not isinstance(item, exp.Subquery) or not isinstance(item.this, exp.Select) or not item.alias:
             continue
         inner = item.this
-        if not (has_site(inner) or has_site(select)) or not is_plain(inner, aggregates) or set(_set(item)) - {"this", "alias"}:
+        if (
+            not (has_site(inner) or has_site(select))
+            or not is_plain(inner, aggregates)
+            or set(_set(item)) - {"this", "alias"}
+        ):
             continue
         if _merge(select, item, inner, scope, inner_scope(inner)):
             return True
@@ -57,9 +63,18 @@ def is_plain(inner: exp.Select, aggregates: frozenset[str]) -> bool:
     if set(_set(inner)) - _PLAIN or any(not is_inner(join) for join in inner.args.get("joins") or ()):
         return False
     for one in inner.expressions:
-        if aggregate_calls(one, aggregates) or windows(one) or is_volatile(one) or one.find(exp.Explode, exp.Unnest, exp.Columns):
+        if (
+            aggregate_calls(one, aggregates)
+            or windows(one)
+            or is_volatile(one)
+            or one.find(exp.Explode, exp.Unnest, exp.Columns)
+        ):
             return False
-        if nested_queries(one) or (isinstance(one, exp.Star) and _set(one)) or (isinstance(one, exp.Column) and isinstance(one.this, exp.Star)):
+        if (
+            nested_queries(one)
+            or (isinstance(one, exp.Star) and _set(one))
+            or (isinstance(one, exp.Column) and isinstance(one.this, exp.Star))
+        ):
             return False
     where = inner.args.get("where")
     return not (where is not None and nested_queries(where)) and inner.args.get("from_") is not None
@@ -77,9 +92,14 @@ def _reads_outside(select: exp.Select, scope: Scope) -> bool:
             return True
     items = [item.this for item in [select.args.get("from_"), *(select.args.get("joins") or [])] if item is not None]
     below = [query for query in nested_queries(select) if query not in items]
-    names = {name.lower() for columns in scope.columns.values() for name in columns} | {a.lower() for a in scope.columns}
+    names = {name.lower() for columns in scope.columns.values() for name in columns} | {
+        a.lower() for a in scope.columns
+    }
     return any(
-        column.parts[0].name.lower() in names for query in below for column in query.find_all(exp.Column) if column.parts
+        column.parts[0].name.lower() in names
+        for query in below
+        for column in query.find_all(exp.Column)
+        if column.parts
     )
 
 
@@ -127,7 +147,9 @@ def _outputs(inner: exp.Select, names: tuple[str, ...], below: Scope) -> dict[st
     values: list[exp.Expr] = []
     for one in inner.expressions:
         if isinstance(one, exp.Star):
-            values += [exp.column(name, table=alias, quoted=True) for alias, own_ in below.columns.items() for name in own_]
+            values += [
+                exp.column(name, table=alias, quoted=True) for alias, own_ in below.columns.items() for name in own_
+            ]
         else:
             values.append(one.this if isinstance(one, exp.Alias) else one)
     if len(values) != len(names) or len({name.lower() for name in names}) != len(names):
@@ -149,7 +171,9 @@ def _qualify(inner: exp.Select, below: Scope) -> bool:
     """Whether every reference inside is to one column of one item."""
     aliases = {one.alias.lower() for one in inner.expressions if isinstance(one, exp.Alias)}
     for column in own_columns(inner):
-        if below.split(column) is None and not (len(column.parts) == 1 and column.name.lower() in aliases and not below.has(column.name)):
+        if below.split(column) is None and not (
+            len(column.parts) == 1 and column.name.lower() in aliases and not below.has(column.name)
+        ):
             return False
         if below.split(column) is None:
             return False  # a lateral alias: left to DuckDB
@@ -213,9 +237,7 @@ def _substitute(select: exp.Select, scope: Scope, alias: str, values: dict[str, 
         column.replace(_reference(values[found[1].lower()].copy(), found[2]))
 
 
-def _splice(
-    select: exp.Select, item: exp.Subquery, inner: exp.Select, below: Scope, renames: dict[str, str]
-) -> None:
+def _splice(select: exp.Select, item: exp.Subquery, inner: exp.Select, below: Scope, renames: dict[str, str]) -> None:
     """Put the inner FROM in the place of the subquery."""
     start = inner.args["from_"].this
     rest = list(inner.args.get("joins") or [])

@@ -28,7 +28,9 @@ _KINDS = {"LEFT": ("LEFT", "LEFT"), "RIGHT": ("", "RIGHT"), "FULL": ("LEFT", "FU
 def find(select: exp.Select) -> int | None:
     """The number of the first join whose ON holds an AI predicate that cannot move to WHERE."""
     joins = select.args.get("joins") or []
-    return next((at for at, join in enumerate(joins) if join.args.get("on") is not None and has_site(join.args["on"])), None)
+    return next(
+        (at for at, join in enumerate(joins) if join.args.get("on") is not None and has_site(join.args["on"])), None
+    )
 
 
 class Rewrite:
@@ -46,7 +48,12 @@ class Rewrite:
         joins = list(self.select.args["joins"])
         join = joins[at]
         kind = (join.kind or "").upper()
-        if is_inner(join) or join.method or kind not in ("", "OUTER", "SEMI", "ANTI") or isinstance(join.this, exp.Lateral):
+        if (
+            is_inner(join)
+            or join.method
+            or kind not in ("", "OUTER", "SEMI", "ANTI")
+            or isinstance(join.this, exp.Lateral)
+        ):
             raise CannotLift(f"a question in the ON of a {join.side or ''} {kind} JOIN".replace("  ", " "))
         if self.scope.merged or any(self._outside(query) for query in nested_queries(self.select)):
             raise CannotLift("a question in the ON of an outer join beside USING or a correlated query")
@@ -56,7 +63,9 @@ class Rewrite:
         on = join.args["on"]
         right_scope = self._right(join, kind)
         used = list(own_columns(self.select))
-        left = self._spool([alias for alias in self.scope.columns if alias in left_names], self._left(at), used, self.scope)
+        left = self._spool(
+            [alias for alias in self.scope.columns if alias in left_names], self._left(at), used, self.scope
+        )
         right_stage = self._spool([right], exp.Select(expressions=[]).from_(join.this.copy()), used, right_scope)
         pairs = self._pairs(left, right_stage, on)
         matches = self.lifter.name("m")
@@ -93,7 +102,8 @@ class Rewrite:
             alias = self.scope.alias(one.parts[0].name) if isinstance(one, exp.Column) else None
             for name in [alias] if alias is not None else list(self.scope.columns):
                 found += [
-                    exp.alias_(exp.column(col, table=name, quoted=True), col, quoted=True) for col in self.scope.columns[name]
+                    exp.alias_(exp.column(col, table=name, quoted=True), col, quoted=True)
+                    for col in self.scope.columns[name]
                 ]
         if any(isinstance(node, exp.Columns) for one in found for node in own(one)):
             raise CannotLift("COLUMNS() over an outer join with a question")
@@ -130,7 +140,9 @@ class Rewrite:
         return name, names
 
     def _is_output(self, col: exp.Column) -> bool:
-        return len(col.parts) == 1 and col.name.lower() in {one.alias.lower() for one in self.select.expressions if one.alias}
+        return len(col.parts) == 1 and col.name.lower() in {
+            one.alias.lower() for one in self.select.expressions if one.alias
+        }
 
     def _pairs(self, left: tuple[str, tuple[str, ...]], right: tuple[str, tuple[str, ...]], on: exp.Expr) -> exp.Select:
         """The pairs that match, by their row numbers; lifted on its own."""
@@ -154,7 +166,13 @@ class Rewrite:
         return pairs
 
     def _joins(
-        self, left: tuple[str, Any], right: tuple[str, Any], middle: exp.Subquery, matches: str, join: exp.Join, kind: str
+        self,
+        left: tuple[str, Any],
+        right: tuple[str, Any],
+        middle: exp.Subquery,
+        matches: str,
+        join: exp.Join,
+        kind: str,
     ) -> list[exp.Join]:
         first = exp.EQ(this=column(ORDINAL, left[0]), expression=column("lo", matches))
         if kind in ("SEMI", "ANTI"):
@@ -194,5 +212,3 @@ class Rewrite:
         }
         later = {alias: names for alias, names in self.scope.columns.items() if alias in rest}
         return Scope({**columns, **later})
-
-

@@ -29,12 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-
 def needs_split(select: exp.Select, aggregates: frozenset[str]) -> bool:
     """Whether a question of this level has an aggregate or a window function in its arguments."""
-    return any(
-        aggregate_calls(arg, aggregates) or windows(arg) for site in own_sites(select) for arg in args_of(site)
-    )
+    return any(aggregate_calls(arg, aggregates) or windows(arg) for site in own_sites(select) for arg in args_of(site))
 
 
 def is_aggregated(select: exp.Select, aggregates: frozenset[str]) -> bool:
@@ -55,7 +52,9 @@ def apply(select: exp.Select, name: str, aggregates: frozenset[str]) -> tuple[ex
     return _split(select, name, *_windowed(select))
 
 
-def _grouped(select: exp.Select, aggregates: frozenset[str]) -> tuple[exp.Select, dict[str, str], Callable[..., list[exp.Expr]]]:
+def _grouped(
+    select: exp.Select, aggregates: frozenset[str]
+) -> tuple[exp.Select, dict[str, str], Callable[..., list[exp.Expr]]]:
     keys = _keys(select, aggregates)
     having = select.args.get("having")
     kept = [part for part in conjuncts(having.this if having else None) if not _about(part, aggregates)]
@@ -116,7 +115,9 @@ def _keys(select: exp.Select, aggregates: frozenset[str]) -> list[exp.Expr]:
     if any(group.args.get(kind) for kind in ("rollup", "cube", "grouping_sets", "totals")):
         raise CannotLift("a question about the groups of grouping sets")
     values = [one.this if isinstance(one, exp.Alias) else one for one in select.expressions]
-    if group.args.get("all") or any(isinstance(key, exp.Var) and key.name.upper() == "ALL" for key in group.expressions):
+    if group.args.get("all") or any(
+        isinstance(key, exp.Var) and key.name.upper() == "ALL" for key in group.expressions
+    ):
         return [value for value in values if not aggregate_calls(value, aggregates)]
     aliases = {one.alias.lower(): one.this for one in select.expressions if isinstance(one, exp.Alias)}
     keys = []
@@ -165,7 +166,10 @@ def _split(
         return new
 
     found = exp.Select(expressions=[_named(one, outer(one)) for one in select.expressions])
-    found.set("from_", exp.From(this=exp.Subquery(this=inner, alias=exp.TableAlias(this=exp.to_identifier(name, quoted=True)))))
+    found.set(
+        "from_",
+        exp.From(this=exp.Subquery(this=inner, alias=exp.TableAlias(this=exp.to_identifier(name, quoted=True)))),
+    )
     where = [outer(part) for part in conditions()]
     if where:
         found.set("where", exp.Where(this=conjunction(where)))
@@ -183,6 +187,3 @@ def _named(before: exp.Expr, after: exp.Expr) -> exp.Expr:
     if isinstance(before, exp.Column) and before.name and not isinstance(before.this, exp.Star):
         return exp.alias_(after, before.name, quoted=True)
     return after
-
-
-
