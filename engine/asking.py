@@ -112,7 +112,7 @@ class Asker:
         `OperationalError` for the first row that fails under `ai_on_error = 'raise'`; what is answered by then is in
         the cache, as it is after an interruption.
         """
-        rows = list(zip(*columns, strict=True)) if columns else [()] * n
+        rows: list[tuple[str, ...]] = list(zip(*columns, strict=True)) if columns else [()] * n
         digests = [prompt_digest(self._state, row) for row in rows]
         if self.spec.operation == "count_tokens":
             return self._counted(rows, digests)
@@ -152,13 +152,18 @@ class Asker:
 
     def _operate(self, rows: list[tuple[str, ...]]) -> Asked:
         spec, template, kind = self.spec, self.spec.template, self.spec.kind
+        asked: Asked
         if spec.operation == "embed":
             texts = [row[0] for row in rows] if template == "{0}" else [Prompt(template, row).text for row in rows]
-            return self._pool.embed(self.model, texts, self.watch)
+            asked = self._pool.embed(self.model, texts, self.watch)
+            return asked
         prompts = [Prompt(template, row, "", kind) for row in rows]
         if spec.operation == "score":
-            return self._pool.score(self.model, prompts, spec.choices, self.watch)
-        return self._pool.generate(self.model, prompts, max_tokens=spec.max_tokens, schema=None, control=self.watch)
+            asked = self._pool.score(self.model, prompts, spec.choices, self.watch)
+        else:
+            limit = spec.max_tokens
+            asked = self._pool.generate(self.model, prompts, max_tokens=limit, schema=None, control=self.watch)
+        return asked
 
     def _keep(self, asked: Asked, missing: list[int], keys: list[bytes]) -> None:
         """Put answers into the cache; rows that failed are asked again another time."""
@@ -222,7 +227,8 @@ class Asker:
             return found, found
         scores, raw = (np.full((n, len(self.spec.choices)), np.nan, np.float32) for _ in range(2))
         scores[hits], raw[hits] = answer_cache.unpack_scores(kept, len(self.spec.choices))
-        scores[missing], raw[missing] = values, asked.raw
+        raw_now: Any = asked.raw
+        scores[missing], raw[missing] = values, raw_now
         return scores, raw
 
     def _counted(self, rows: list[tuple[str, ...]], digests: list[bytes]) -> Answers:

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqluice import __version__
 from sqluice.errors import Error, InterruptedQueryError
@@ -190,11 +190,12 @@ def open_connection(args: argparse.Namespace, progress: Callable[[Progress], Non
     import sqluice
 
     extra = getattr(args, "allow_model", [])
+    settings: dict[str, Any] = dict(settings_of(args))
     return sqluice.connect(
         getattr(args, "db", ":memory:"),
         progress=progress,
         allow_models=["default", *extra] if extra else None,
-        **settings_of(args),
+        **settings,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqluice.engine.output import cell
 from sqluice.engine.progress import ProgressBar, duration
@@ -54,11 +54,8 @@ def run(settings: dict[str, Value], allow: Sequence[str] = ()) -> int:
     import sqluice
 
     bar = ProgressBar(err_console())
-    con = sqluice.connect(
-        progress=bar,
-        allow_models=["default", *allow] if allow else None,
-        **{"ai_cache": "memory", **settings},
-    )
+    given: dict[str, Any] = {"ai_cache": "memory", **settings}
+    con = sqluice.connect(progress=bar, allow_models=["default", *allow] if allow else None, **given)
     try:
         show(con, bar, out_console(), DATA)
     finally:
@@ -111,6 +108,7 @@ def check(con: Connection, bar: ProgressBar, out: Console) -> tuple[int, int]:
 def asked(cursor: Cursor) -> str:
     """`'30 model calls; tiers: oracle 30, cache 12'`, from the cursor's report."""
     report = cursor.report
+    assert report is not None
     tiers = ", ".join(f"{tier} {rows}" for tier, rows in report.rows_by_tier.items() if rows)
     return f"{report.calls} model call{'' if report.calls == 1 else 's'}; answers by tier: {tiers or 'none'}"
 

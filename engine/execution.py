@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlglot import exp
 
-from sqluice.engine.asking import Answers
 from sqluice.errors import NotSupportedError
 from sqluice.optimizer.ast import sql
 from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Stage
@@ -28,6 +27,7 @@ from sqluice.udfs.answers import answer_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqluice.engine.asking import Answers
     from sqluice.engine.run import Run
     from sqluice.optimizer.plan import Plan, Step
 

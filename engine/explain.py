@@ -13,7 +13,7 @@ from sqluice.optimizer.ast import sql
 from sqluice.optimizer.plan import Ask, Keep, Stage
 
 if TYPE_CHECKING:
-    from sqluice.engine.report import OpReport, Report
+    from sqluice.engine.report import Report
     from sqluice.engine.run import Run
     from sqluice.optimizer.plan import Plan
 
@@ -44,8 +44,7 @@ class Request:
 def describe(con: Any, plan: Plan, run: Run, report: Report | None, statement: str) -> dict[str, Any]:
     """A plan as plain data: stages with their steps, the statement above, the rules that fired; with a report, what
     was measured of each question."""
-    measured = {op.function + op.model: op for op in report.operators} if report is not None else {}
-    stages = [_stage(con, stage, run, measured) for stage in plan.stages]
+    stages = [_stage(con, stage, run) for stage in plan.stages]
     rowwise = [
         {"function": run.specs[number].function, "model": run.uri(run.specs[number]), "reason": reason}
         for number, reason in plan.rowwise
@@ -65,7 +64,7 @@ def _counted(names: list[str]) -> list[str]:
     return [f"{name} x{names.count(name)}" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
 
 
-def _stage(con: Any, stage: Stage, run: Run, measured: dict[str, OpReport]) -> dict[str, Any]:
+def _stage(con: Any, stage: Stage, run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {"name": stage.name, "source": sql(stage.source), "steps": []}
     rows = _estimate(con, stage)
     if rows is not None:
@@ -76,11 +75,11 @@ def _stage(con: Any, stage: Stage, run: Run, measured: dict[str, OpReport]) -> d
         if isinstance(step, Keep):
             found["steps"].append({"keep": sql(step.predicate)})
         else:
-            found["steps"].append(_question(step, run, measured))
+            found["steps"].append(_question(step, run))
     return found
 
 
-def _question(step: Ask, run: Run, measured: dict[str, OpReport]) -> dict[str, Any]:
+def _question(step: Ask, run: Run) -> dict[str, Any]:
     spec = run.specs[step.spec]
     asked: dict[str, Any] = {
         "ask": spec.function,

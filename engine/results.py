@@ -79,7 +79,7 @@ def rows_outcome(columns: Mapping[str, list[str]]) -> Outcome:
     import pyarrow as pa
 
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-    return Outcome([(name, "VARCHAR") for name in columns], lambda rows: table.to_reader(rows))
+    return Outcome([(name, "VARCHAR") for name in columns], table.to_reader)
 
 
 def _finished(outcome: Outcome) -> Outcome:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqluice.config import Value
     from sqluice.engine.answer_cache import AnswerCache
     from sqluice.engine.report import Report
-    from sqluice.engine.trace import OpTrace, RunTrace
+    from sqluice.engine.trace import OpTrace, RunTrace, Status
     from sqluice.types import Progress
     from sqluice.udfs.spec import Spec
 
@@ -51,7 +51,7 @@ class Runner:
 class _Memo:
     """Answers that the row-wise functions have given in this run, by input."""
 
-    values: dict[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)
+    values: dict[tuple[str | None, ...], tuple[int, int]] = field(default_factory=dict)
     parts: list[Answers] = field(default_factory=list)
     rows: list[np.ndarray] = field(default_factory=list)
     texts: list[list[tuple[str, ...]]] = field(default_factory=list)
@@ -150,7 +150,7 @@ class Run:
             memo.parts.append(answers)
             memo.rows.append(np.zeros(len(texts), np.int64))
             memo.texts.append(texts)
-        places = [memo.values.get(row) for row in rows]  # type: ignore[call-overload]
+        places = [memo.values.get(row) for row in rows]
         memo.nulls += sum(place is None for place in places)
         for place in places:
             if place is not None and not error:
@@ -208,8 +208,7 @@ class Run:
         """Write the trace and make the report; later calls change nothing."""
         if self._report is None:
             self._settle()
-            status = "ok" if error is None else "interrupted" if isinstance(error, InterruptedQueryError) else "error"
-            self._report = self.trace.finish(status, None if error is None else str(error))
+            self._report = self.trace.finish(_status(error), None if error is None else str(error))
         return self._report
 
     def _settle(self) -> None:
@@ -241,3 +240,9 @@ class Run:
             for said, times in counts.items():
                 rows = "a row has" if times == 1 else f"{times:,} inputs have"
                 self.warn(f"{spec.function}: {rows} no answer: {said}")
+
+
+def _status(error: BaseException | None) -> Status:
+    if error is None:
+        return "ok"
+    return "interrupted" if isinstance(error, InterruptedQueryError | KeyboardInterrupt) else "error"

@@ -8,7 +8,7 @@ from sqluice import config
 from sqluice.engine.answer_cache import open_cache
 from sqluice.engine.run import Run, Runner
 from sqluice.engine.trace import TraceFolder
-from sqluice.udfs import install
+from sqluice.udfs.install import set_runtime_factory
 from sqluice.workers.registry import Registry
 
 if TYPE_CHECKING:
@@ -37,4 +37,4 @@ class PlainRuntime:
         return asker.answer(columns, n).values  # type: ignore[arg-type]
 
 
-install.set_runtime_factory(PlainRuntime)
+set_runtime_factory(PlainRuntime)

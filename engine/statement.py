@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from sqlglot import exp
 
+from sqluice import errors
 from sqluice.engine import explain, parsing, stored
 from sqluice.engine.binding import Binder, Bound
 from sqluice.engine.catalog import DuckCatalog, described
@@ -18,7 +19,7 @@ from sqluice.engine.execution import Executor
 from sqluice.engine.lifting import Lifter
 from sqluice.engine.results import drain, outcome_of, peek, rows_outcome
 from sqluice.engine.rowwise import typed
-from sqluice.errors import Error, Warning
+from sqluice.errors import Error
 from sqluice.optimizer.ast import is_site, pin, spec_of
 from sqluice.optimizer.ast import sql as sql_text
 from sqluice.optimizer.plan import Plan
@@ -251,7 +252,7 @@ class AiStatement:
                 raise self.session.error(failure, self.sql) from failure
             run.finish()
             self.session.end_run()
-        return run.finish(), [(Warning, text) for text in run.warnings]
+        return run.finish(), [(errors.Warning, text) for text in run.warnings]
 
     def _explain(self) -> Outcome:
         request = explain.Request.parse(self.sql)

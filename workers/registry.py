@@ -224,17 +224,14 @@ def _load_weights(place: Place, options: LoadOptions) -> Model:
 
     name = str(place.path.parent) if place.path.suffix == ".safetensors" else place.name
     revision = place.revision or None
-    return cast(
-        "Model",
-        hf.load(name, revision=revision, dtype=options.dtype, device=options.device, threads=options.threads),
-    )
+    return hf.load(name, revision=revision, dtype=options.dtype, device=options.device, threads=options.threads)
 
 
 def _load_package(place: Place, options: LoadOptions, progress: Callable[..., None] | None) -> Model:
     from sqluice.workers import package
 
-    how = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
-    return cast("Model", package.load(place.name, progress=progress, **how))
+    how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
+    return package.load(place.name, progress=progress, **how)
 
 
 def _load_gguf(place: Place, options: LoadOptions) -> Model:

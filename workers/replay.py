@@ -170,7 +170,7 @@ def _read(path: Path) -> dict[str, list[Any]]:
     from pyarrow.lib import ArrowException
 
     try:
-        with pq.ParquetFile(path) as file:  # type: ignore[no-untyped-call]
+        with pq.ParquetFile(path) as file:
             names = [name for name in (*_KEYS, "score", "answer") if name in file.schema_arrow.names]
             columns: dict[str, list[Any]] = file.read(columns=names).to_pydict()
     except (OSError, ArrowException) as error:

@@ -7,6 +7,7 @@ pass behind the row: the mask lets each see the row and itself, never another en
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -64,6 +65,8 @@ class CausalLM:
         self.head = model.get_output_embeddings()
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
+        # Renamed in transformers 5.24; the old name goes in 5.40.
+        self.kept = "cache" if "cache" in inspect.signature(self.body.forward).parameters else "past_key_values"
         self.pad = pad
         self.stops = list(stops)
         self.windowed = _windowed(model.config)
@@ -125,7 +128,7 @@ class CausalLM:
         """Last hidden states [n, length, d] of `tokens` after `prefix`."""
         inputs: dict[str, Any] = {"input_ids": tokens.to(self.device), "use_cache": False, **extra}
         if len(prefix):
-            inputs |= {"past_key_values": self._past(prefix, len(tokens)), "use_cache": True}
+            inputs |= {self.kept: self._past(prefix, len(tokens)), "use_cache": True}
         return self.body(**inputs).last_hidden_state
 
     def _past(self, prefix: Ids, n: int) -> Any:
@@ -137,7 +140,8 @@ class CausalLM:
         kept = self._prefixes.get(key)
         if kept is None:
             tokens = torch.tensor([key], device=self.device)
-            cache = self.body(input_ids=tokens, use_cache=True).past_key_values
+            cache = self.body(input_ids=tokens, use_cache=True)
+            cache = getattr(cache, self.kept, None) or cache.past_key_values
             kept = self._prefixes[key] = [(layer.keys, layer.values) for layer in cache.layers]
             while len(self._prefixes) > KEPT_PREFIXES:
                 self._prefixes.popitem(last=False)
