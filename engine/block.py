@@ -5,6 +5,7 @@ Names: `__c0, ..` are columns that the stage's source computes, `__f0, ..` answe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
@@ -29,6 +30,7 @@ from sqluice.optimizer.ast import (
     sql,
     windows,
     with_clause,
+    with_from,
 )
 from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Limit, Stage, Step
 from sqluice.optimizer.rules import outer_joins, split_blocks
@@ -38,6 +40,29 @@ if TYPE_CHECKING:
     from sqluice.engine.lifting import Ctes, Lifter
 
 _UPPER = ("expressions", "group", "having", "qualify", "order", "distinct", "windows")
+
+
+@dataclass(frozen=True, slots=True)
+class Spooler:
+    """What the rewriting of joins needs from the planner."""
+
+    lifter: Lifter
+    ctes: Ctes
+
+    def name(self, kind: str = "s") -> str:
+        """A fresh name."""
+        return self.lifter.name(kind)
+
+    def is_correlated(self, query: exp.Expr) -> bool:
+        """Whether a nested query looks at the rows around it."""
+        return not self.lifter.catalog.stands_alone(query, list(self.ctes.written))
+
+    def spool(self, name: str, source: exp.Select, columns: tuple[str, ...]) -> None:
+        """One more stage, which numbers the rows of `source`."""
+        lifted = self.lifter.query(source, self.ctes)
+        if self.ctes.lifted:
+            lifted.set("with_", with_clause(self.ctes.lifted))
+        self.lifter.add(Stage(name, lifted, columns))
 
 
 class BlockLifter:
@@ -56,13 +81,11 @@ class BlockLifter:
         self.asked: dict[str, tuple[str, bool]] = {}
         self.answers = 0
         self.errors: set[str] = set()
-        self.joined = False
 
     def outer_joins(self) -> None:
         """Take AI predicates out of the ON of outer, semi and anti joins, one join after the other."""
         while (at := outer_joins.find(self.select)) is not None:
-            self.select, self.scope = outer_joins.Rewrite(self.lifter, self.select, self.scope, self.ctes).apply(at)
-            self.joined = True
+            self.scope = outer_joins.apply(self.select, self.scope, at, Spooler(self.lifter, self.ctes))
 
     def lift(self, *, root: bool) -> exp.Select:
         """Add the stage to the plan; returns the block above it."""
@@ -279,8 +302,6 @@ class BlockLifter:
         return [self._pull(one)]
 
     def _star(self, one: exp.Expr, star: exp.Expr) -> list[exp.Expr]:
-        if self.joined:
-            raise CannotLift("a star over a rewritten outer join")
         changed: dict[str, exp.Expr] = {}
         native = one.copy()
         holder = native.this if isinstance(one, exp.Column) else native
@@ -290,7 +311,7 @@ class BlockLifter:
             holder.set("replace", [part.copy() for part in kept] or None)
         elif has_site(star):
             raise CannotLift("a question inside a star")
-        probe = self._from(exp.Select(expressions=[native.copy()]))
+        probe = with_from(exp.Select(expressions=[native.copy()]), self.select)
         names = self.lifter.catalog.outputs(probe, list(self.ctes.written))
         first = len(self.names)
         columns = [f"__c{first + at}" for at in range(len(names))]
@@ -303,20 +324,12 @@ class BlockLifter:
             for own_name, name in zip(columns, names, strict=True)
         ]
 
-    def _from(self, select: exp.Select) -> exp.Select:
-        """`select` with this block's FROM, as written (for the catalog)."""
-        for name in ("from_", "joins", "laterals"):
-            value = self.select.args.get(name)
-            if value:
-                select.set(name, [one.copy() for one in value] if isinstance(value, list) else value.copy())
-        return select
-
     def _source(self, cheap: list[exp.Expr], order: list[exp.Expr] | None, *, limited: bool) -> exp.Select:
         exprs = self.exprs
         if not self.names:
             self.names.append("__c0")
             exprs = [exp.Literal.number(1)]
-        source = self._from(exp.Select(expressions=[one.copy() for one in exprs]))
+        source = with_from(exp.Select(expressions=[one.copy() for one in exprs]), self.select)
         condition = conjunction([part.copy() for part in cheap])
         if condition is not None:
             source.set("where", exp.Where(this=condition))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import duckdb
 from sqlglot import exp
 
-from sqluice.optimizer.ast import sources, sql, with_clause
+from sqluice.optimizer.ast import is_filtering, sources, sql, with_clause, with_from
 from sqluice.optimizer.scope import CannotLift, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MARK = "__mark"
+_AGGREGATES: WeakKeyDictionary[Any, tuple[int, frozenset[str]]] = WeakKeyDictionary()
 _MERGING = ("NATURAL", "ASOF", "POSITIONAL")
 
 
@@ -24,17 +27,18 @@ class DuckCatalog:
     def __init__(self, con: Any, typed: Callable[[exp.Expr], exp.Expr]) -> None:
         self._con = con
         self._typed = typed
-        self._aggregates: frozenset[str] | None = None
 
-    @property
+    @cached_property
     def aggregates(self) -> frozenset[str]:
-        """Names of DuckDB's aggregate functions, lower case."""
-        if self._aggregates is None:
+        """Names of DuckDB's aggregate functions, lower case. Only an extension adds to them."""
+        ((loaded,),) = self._con.execute("SELECT count(*) FROM duckdb_extensions() WHERE loaded").fetchall()
+        known = _AGGREGATES.get(self._con)
+        if known is None or known[0] != loaded:
             rows = self._con.execute(
                 "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type = 'aggregate'"
             ).fetchall()
-            self._aggregates = frozenset(name for (name,) in rows)
-        return self._aggregates
+            known = _AGGREGATES[self._con] = (loaded, frozenset(name for (name,) in rows))
+        return known[1]
 
     def describe(self, query: exp.Expr, ctes: list[exp.CTE]) -> list[tuple[str, str]]:
         """Names and types of what `query` returns; duckdb's errors reach the caller."""
@@ -42,20 +46,28 @@ class DuckCatalog:
 
     def scope(self, select: exp.Select, ctes: list[exp.CTE]) -> Scope:
         """Columns of each FROM item. `CannotLift` where DuckDB cannot bind them on their own."""
+        joins = select.args.get("joins") or ()
         items = [item.alias_or_name for item in sources(select)]
+        apart = [join.this for join in joins if is_filtering(join)]
         if not items:
             return Scope({})
-        if not all(items) or len({item.lower() for item in items}) != len(items):
+        names = [*items, *(item.alias_or_name for item in apart)]
+        if not all(names) or len({name.lower() for name in names}) != len(names):
             raise CannotLift("FROM items without a name of their own")
+        columns = self._columns(with_from(exp.Select(), select), items, ctes)
+        hidden: dict[str, tuple[str, ...]] = {}
+        for item in apart:
+            hidden |= self._columns(exp.Select().from_(item.copy()), [item.alias_or_name], ctes)
+        merged = any(join.args.get("using") or (join.method or "").upper() in _MERGING for join in joins)
+        return Scope(columns, merged, hidden)
+
+    def _columns(self, probe: exp.Select, items: list[str], ctes: list[exp.CTE]) -> dict[str, tuple[str, ...]]:
+        """Columns of each of `items` in the FROM of `probe`."""
         columns: list[exp.Expr] = []
         for at, item in enumerate(items):
             columns.append(exp.alias_(exp.Literal.string(""), f"{_MARK}{at}", quoted=True))
             columns.append(exp.Column(this=exp.Star(), table=exp.to_identifier(item, quoted=True)))
-        probe = exp.Select(expressions=columns)
-        for name in ("from_", "joins", "laterals"):
-            value = select.args.get(name)
-            if value:
-                probe.set(name, [one.copy() for one in value] if isinstance(value, list) else value.copy())
+        probe.set("expressions", columns)
         try:
             found = self.describe(probe, ctes)
         except duckdb.Error as error:
@@ -66,10 +78,7 @@ class DuckCatalog:
                 groups.append([])
             else:
                 groups[-1].append(name)
-        merged = any(
-            join.args.get("using") or (join.method or "").upper() in _MERGING for join in select.args.get("joins") or ()
-        )
-        return Scope({item: tuple(names) for item, names in zip(items, groups, strict=True)}, merged)
+        return {item: tuple(names) for item, names in zip(items, groups, strict=True)}
 
     def outputs(self, query: exp.Query, ctes: list[exp.CTE]) -> list[str]:
         """Names of the columns that `query` returns."""

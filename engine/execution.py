@@ -163,20 +163,24 @@ class Executor:
     def _ask_new(self, stage: Stage, number: int, args: list[str], keyed: str, key: str, table: str) -> None:
         self._inputs += 1
         name = f"{self._prefix}i{self._inputs}"
-        picked = "".join(f", any_value({arg}) AS a{at}" for at, arg in enumerate(args))
-        size = " + ".join(f"strlen(a{at})" for at in range(len(args))) or "0"
-        columns = "".join(f", a{at}" for at in range(len(args)))
-        grouped = (
-            f"SELECT {key} AS k, count(*) AS n, min({ORDINAL}) AS o{picked} FROM ({keyed}) AS r "
-            f"WHERE {key} IS NOT NULL GROUP BY {key}"
+        distinct, fresh_ones = name + "_all", name + "_new"
+        self._create(
+            "TABLE",
+            distinct,
+            f"SELECT {key} AS k, count(*) AS n, min({ORDINAL}) AS o FROM ({keyed}) AS r "
+            f"WHERE {key} IS NOT NULL GROUP BY {key}",
         )
-        self._create("TABLE", name + "_all", grouped)
-        new = f'SELECT * FROM "{name}_all" AS g WHERE NOT EXISTS (SELECT 1 FROM "{table}" AS a WHERE a.k = g.k)'
+        self._create(
+            "TABLE",
+            fresh_ones,
+            f'SELECT row_number() OVER (ORDER BY o) AS id, k, n, o FROM "{distinct}" AS g '
+            f'WHERE NOT EXISTS (SELECT 1 FROM "{table}" AS a WHERE a.k = g.k)',
+        )
+        columns = "".join(f", {arg} AS a{at}" for at, arg in enumerate(args))
         self._create(
             "TABLE",
             name,
-            f"SELECT row_number() OVER w AS id, k, n{columns}, sum({size}) OVER w AS bytes FROM ({new}) AS n "
-            "WINDOW w AS (ORDER BY o ROWS UNBOUNDED PRECEDING) ORDER BY id",
+            f'SELECT g.id, g.k, g.n{columns} FROM ({keyed}) AS r JOIN "{fresh_ones}" AS g ON r.{ORDINAL} = g.o',
         )
         self._count_rows(number, keyed, key, name, table)
         fresh = self._count(f'"{name}"')
@@ -185,7 +189,7 @@ class Executor:
             raise NotSupportedError(_too_many(f"{fresh:,} calls"))
         if fresh:
             self._windows(number, name, table, len(args), fresh)
-        for made in (name, name + "_all"):
+        for made in (name, fresh_ones, distinct):
             self._con.execute(f'DROP TABLE "{made}"')
             self._made.remove(("TABLE", made))
 
@@ -206,12 +210,14 @@ class Executor:
         """Ask about numbered inputs, a bounded number of rows and bytes at a time."""
         asker = self._run.asker(number)
         asker.watch.total = asker.watch.done_rows + total
-        done, seen = 0, 0
+        size = " + ".join(f"strlen(a{at})" for at in range(arity)) or "0"
+        done = 0
         while done < total:
             self._run.runner.stop()
-            end, seen = self._row(
-                f'SELECT max(id), max(bytes) FROM "{inputs}" WHERE id > {done} AND id <= {done + WINDOW_ROWS} '
-                f"AND (bytes <= {seen + WINDOW_BYTES} OR id = {done + 1})"
+            window = f"id > {done} AND id <= {done + WINDOW_ROWS}"
+            (end,) = self._row(
+                f'SELECT max(id) FROM (SELECT id, sum({size}) OVER (ORDER BY id) AS bytes FROM "{inputs}" '
+                f"WHERE {window}) AS w WHERE bytes <= {WINDOW_BYTES} OR id = {done + 1}"
             )
             columns = "".join(f", a{at}" for at in range(arity))
             rows = self._con.sql(

@@ -20,7 +20,7 @@ from sqlglot import exp
 from sqluice.engine.block import BlockLifter
 from sqluice.optimizer.ast import has_site, is_site, nested_queries, own, own_sites, pin, spec_of
 from sqluice.optimizer.plan import Plan, Stage
-from sqluice.optimizer.rules import expand_aliases, inline_ctes, join_predicates, merge_subqueries, split_blocks
+from sqluice.optimizer.rules import expand_aliases, inline_ctes, join_predicates, merge_subqueries, qualify, split_blocks
 from sqluice.optimizer.scope import CannotLift, Scope, lambda_names
 
 if TYPE_CHECKING:
@@ -103,11 +103,12 @@ class Lifter:
     def select(self, select: exp.Select, ctes: Ctes, *, root: bool = False) -> exp.Select:
         """A SELECT with its own level and everything below lifted."""
         written = select.copy()
-        stages, fired = len(self.plan.stages), len(self.plan.fired)
+        plan = self.plan
+        stages, fired, rowwise = len(plan.stages), len(plan.fired), len(plan.rowwise)
         try:
             return self._select(select, ctes, root=root)
         except CannotLift as reason:
-            del self.plan.stages[stages:], self.plan.fired[fired:]
+            del plan.stages[stages:], plan.fired[fired:], plan.rowwise[rowwise:]
             self._pin(own_sites(written), str(reason))
             self._children(written, ctes)
             return written
@@ -118,6 +119,9 @@ class Lifter:
         mergeable = any(isinstance(item, exp.Subquery) for item in nested_queries(select))
         if scope is None and (mergeable or own_sites(select)):
             scope = self.catalog.scope(select, list(ctes.written))
+        if scope is not None:
+            qualify.apply(select, scope, self.catalog.aggregates)
+            expand_aliases.apply(select, scope)
         while mergeable and self._merge(select, scope, ctes):
             scope = self.catalog.scope(select, list(ctes.written))
         if not own_sites(select):
@@ -125,7 +129,6 @@ class Lifter:
             return select
         if join_predicates.apply(select):
             self.plan.fired.append("join_predicates")
-        expand_aliases.apply(select, scope)
         if split_blocks.needs_split(select, self.catalog.aggregates):
             return self._split(select, scope, ctes, root=root)
         block = BlockLifter(self, select, scope, ctes)
@@ -134,8 +137,14 @@ class Lifter:
         return block.lift(root=root)
 
     def _merge(self, select: exp.Select, scope: Scope, ctes: Ctes) -> bool:
-        def below(inner: exp.Select) -> Scope:
-            return self.catalog.scope(inner, list(ctes.written))
+        def below(inner: exp.Select) -> Scope | None:
+            try:
+                scope = self.catalog.scope(inner, list(ctes.written))
+            except CannotLift:
+                return None
+            qualify.apply(inner, scope, self.catalog.aggregates)
+            expand_aliases.apply(inner, scope)
+            return scope
 
         merged = merge_subqueries.apply(select, scope, below, self.catalog.aggregates)
         if merged:

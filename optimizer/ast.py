@@ -204,10 +204,26 @@ def sources(select: exp.Select) -> list[exp.Expr]:
     """The FROM items of a select whose columns can be referred to, in order."""
     start = select.args.get("from_")
     found = [start.this] if start is not None else []
-    for join in select.args.get("joins") or ():
-        if str(join.args.get("kind") or "").upper() not in ("SEMI", "ANTI"):
-            found.append(join.this)
-    return found
+    return [*found, *(join.this for join in select.args.get("joins") or () if not is_filtering(join))]
+
+
+def with_from(target: exp.Select, select: exp.Select) -> exp.Select:
+    """`target` with a copy of the FROM of `select`."""
+    for name in ("from_", "joins", "laterals"):
+        value = select.args.get(name)
+        if value:
+            target.set(name, [one.copy() for one in value] if isinstance(value, list) else value.copy())
+    return target
+
+
+def is_filtering(join: exp.Join) -> bool:
+    """Whether a join only decides which rows of its left side stay: SEMI and ANTI."""
+    return str(join.args.get("kind") or "").upper() in ("SEMI", "ANTI")
+
+
+def is_comma(join: exp.Join) -> bool:
+    """Whether a join is written as a comma, which binds less tightly than JOIN."""
+    return not any(join.args.get(part) for part in ("kind", "side", "method", "on", "using"))
 
 
 PINNED = {ANSWER: "__ai_row", ERROR: "__ai_row_error"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from sqlglot import exp
@@ -10,7 +10,7 @@ from sqlglot import exp
 from sqluice.optimizer.ast import own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class CannotLift(Exception):  # noqa: N818 - not an error: the row-wise path takes over
@@ -20,10 +20,19 @@ class CannotLift(Exception):  # noqa: N818 - not an error: the row-wise path tak
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Columns of each FROM item by its alias, in order. `merged` tells that USING or NATURAL joined two columns into
-    one, so that the items' columns are not simply those of the star."""
+    one, so that the items' columns are not simply those of the star. `hidden` are the right sides of semi and anti
+    joins, which only their ON can see."""
 
     columns: dict[str, tuple[str, ...]]
     merged: bool = False
+    hidden: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def only(self, aliases: Iterable[str], hidden: str = "") -> Scope:
+        """What a part of FROM sees: some of the items, and one of the hidden ones."""
+        found = {alias: self.columns[alias] for alias in aliases if alias in self.columns}
+        if hidden in self.hidden:
+            found[hidden] = self.hidden[hidden]
+        return Scope(found, self.merged)
 
     def owner(self, name: str) -> str | None:
         """The alias of the only FROM item with a column `name`; None for none or several."""
@@ -86,13 +95,16 @@ class Catalog(Protocol):
 
 
 def own_columns(node: exp.Expr) -> Iterator[exp.Column]:
-    """Column references of this level, without the names that list comprehensions bind."""
+    """Column references of this level, without the names that list comprehensions bind and those that a star leaves
+    out or renames."""
     bound = {str(found.args["expression"].name).lower() for found in own(node) if isinstance(found, exp.Comprehension)}
     for found in own(node):
         if (
             isinstance(found, exp.Column)
             and not isinstance(found.this, exp.Star)
             and found.parts[0].name.lower() not in bound
+            and not isinstance(found.parent, exp.Star)
+            and (found.parent is None or found.parent.arg_key != "rename")
         ):
             yield found
 

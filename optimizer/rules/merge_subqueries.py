@@ -18,12 +18,14 @@ from sqluice.optimizer.ast import (
     conjunction,
     conjuncts,
     has_site,
+    is_comma,
     is_volatile,
     nested_queries,
     own,
     windows,
 )
 from sqluice.optimizer.rules.join_predicates import is_inner
+from sqluice.optimizer.rules.qualify import keys, nodes, reference
 from sqluice.optimizer.scope import Scope, own_columns
 
 if TYPE_CHECKING:
@@ -33,11 +35,12 @@ _PLAIN = {"kind", "expressions", "from_", "joins", "where", "operation_modifiers
 
 
 def apply(
-    select: exp.Select, scope: Scope, inner_scope: Callable[[exp.Select], Scope], aggregates: frozenset[str]
+    select: exp.Select, scope: Scope, inner_scope: Callable[[exp.Select], Scope | None], aggregates: frozenset[str]
 ) -> bool:
     """Merge the first subquery of `select` that allows it, in place; whether one was merged.
 
-    `scope` is that of `select`; `inner_scope` gives the scope of a subquery's select.
+    `scope` is that of `select`, which is qualified; `inner_scope` qualifies a subquery's select and gives its scope, None
+    where it has none.
     """
     start = select.args.get("from_")
     joins = select.args.get("joins") or []
@@ -53,7 +56,8 @@ def apply(
             or set(_set(item)) - {"this", "alias"}
         ):
             continue
-        if _merge(select, item, inner, scope, inner_scope(inner)):
+        below = inner_scope(inner)
+        if below is not None and _merge(select, item, inner, scope, below):
             return True
     return False
 
@@ -104,25 +108,19 @@ def _reads_outside(select: exp.Select, scope: Scope) -> bool:
 
 
 def _merge(select: exp.Select, item: exp.Subquery, inner: exp.Select, scope: Scope, below: Scope) -> bool:
-    if scope.merged or below.merged:
-        return False
     alias = scope.alias(item.alias)
-    outputs = None if alias is None else _outputs(inner, scope.columns[alias], below)
     renames = _renames(inner, item.alias)
-    if alias is None or outputs is None or renames is None or not _qualify(inner, below):
+    if scope.merged or below.merged or alias is None or renames is None:
         return False
-    values = {name.lower(): _renamed(value, below, renames) for name, value in outputs.items()}
-    if not _expand_stars(select, scope):
+    if not (_is_qualified(inner) and _is_qualified(select)):
         return False
-    if not all(_readable(column, scope) for column in _columns_of(select)):
+    values = _outputs(inner, scope.columns[alias], below, renames)
+    if values is None or _sorts_by_constant(select, alias, values) or not expand_stars(select, scope):
         return False
-    _name_outputs(select)
-    _substitute(select, scope, alias, values)
-    where = [
-        *(_renamed(part, below, renames) for part in conjuncts(_condition(inner))),
-        *(part.copy() for part in conjuncts(_condition(select))),
-    ]
-    _splice(select, item, inner, below, renames)
+    _substitute(select, alias, values)
+    where = [_renamed(part, renames) for part in conjuncts(_condition(inner))]
+    where += [part.copy() for part in conjuncts(_condition(select))]
+    _splice(select, item, inner, renames)
     if where:
         select.set("where", exp.Where(this=conjunction(where)))
     return True
@@ -133,28 +131,43 @@ def _condition(select: exp.Select) -> exp.Expr | None:
     return None if where is None else where.this
 
 
-def _columns_of(select: exp.Select) -> list[exp.Column]:
-    return list(own_columns(select))
+def _is_qualified(select: exp.Select) -> bool:
+    """Whether every reference is to one column of one item, or is a key of ORDER BY or DISTINCT ON that names an output:
+    other bare names might be taken for columns of the new FROM."""
+    outputs = {one.alias_or_name.lower() for one in select.expressions}
+    named = {id(key) for clause in ("order", "distinct") for node in nodes(select, clause) for key in keys(node)}
+    return all(
+        column.table or (id(column) in named and column.name.lower() in outputs) for column in own_columns(select)
+    )
 
 
-def _readable(column: exp.Column, scope: Scope) -> bool:
-    """Whether a reference is to one column of one item, or to something that merging does not touch."""
-    return scope.split(column) is not None or not scope.resolves(column)
+def _sorts_by_constant(select: exp.Select, alias: str, values: dict[str, exp.Expr]) -> bool:
+    """Whether a key of a clause would become a constant, which would be taken for a position."""
+    found = [key for name in ("group", "order", "distinct") for node in nodes(select, name) for key in keys(node)]
+    return any(
+        isinstance(key, exp.Column)
+        and key.table.lower() == alias.lower()
+        and values[key.name.lower()].find(exp.Column) is None
+        for key in found
+    )
 
 
-def _outputs(inner: exp.Select, names: tuple[str, ...], below: Scope) -> dict[str, exp.Expr] | None:
-    """Column name -> the expression behind it."""
+def _outputs(
+    inner: exp.Select, names: tuple[str, ...], below: Scope, renames: dict[str, str]
+) -> dict[str, exp.Expr] | None:
+    """Lower-case column name -> the expression behind it, under the new aliases."""
     values: list[exp.Expr] = []
     for one in inner.expressions:
         if isinstance(one, exp.Star):
-            values += [
-                exp.column(name, table=alias, quoted=True) for alias, own_ in below.columns.items() for name in own_
-            ]
+            values += [reference(alias, name) for alias, columns in below.columns.items() for name in columns]
         else:
             values.append(one.this if isinstance(one, exp.Alias) else one)
-    if len(values) != len(names) or len({name.lower() for name in names}) != len(names):
+    if any(not column.table for value in values for column in own_columns(value)):
+        return None  # the alias of an earlier output
+    lower = [name.lower() for name in names]
+    if len(values) != len(names) or len(set(lower)) != len(names):
         return None
-    return dict(zip(names, values, strict=True))
+    return {name: _renamed(value, renames) for name, value in zip(lower, values, strict=True)}
 
 
 def _renames(inner: exp.Select, outer: str) -> dict[str, str] | None:
@@ -167,88 +180,62 @@ def _renames(inner: exp.Select, outer: str) -> dict[str, str] | None:
     return renames
 
 
-def _qualify(inner: exp.Select, below: Scope) -> bool:
-    """Whether every reference inside is to one column of one item."""
-    aliases = {one.alias.lower() for one in inner.expressions if isinstance(one, exp.Alias)}
-    for column in own_columns(inner):
-        if below.split(column) is None and not (
-            len(column.parts) == 1 and column.name.lower() in aliases and not below.has(column.name)
-        ):
-            return False
-        if below.split(column) is None:
-            return False  # a lateral alias: left to DuckDB
-    return True
-
-
-def _renamed(value: exp.Expr, below: Scope, renames: dict[str, str]) -> exp.Expr:
-    """A copy of an inner expression under the new aliases."""
+def _renamed(value: exp.Expr, renames: dict[str, str]) -> exp.Expr:
+    """A copy of an inner expression under the new aliases, in parentheses where its neighbours could take it apart."""
     root = exp.Paren(this=value.copy())
     for column in list(own_columns(root)):
-        found = below.split(column)
-        assert found is not None
-        alias, name, fields = found
-        column.replace(_reference(exp.column(name, table=renames[alias.lower()], quoted=True), fields))
-    return root if isinstance(root.this, exp.Binary | exp.Unary | exp.Case | exp.Predicate) else root.this
+        column.set("table", exp.to_identifier(renames[column.table.lower()], quoted=True))
+    return root.this if isinstance(root.this, exp.Column | exp.Func | exp.Literal) else root
 
 
-def _reference(base: exp.Expr, fields: list[str]) -> exp.Expr:
-    for field in fields:
-        base = exp.Dot(this=base, expression=exp.to_identifier(field, quoted=True))
-    return base
-
-
-def _expand_stars(select: exp.Select, scope: Scope) -> bool:
-    """`*` and `t.*` as columns with their names."""
+def expand_stars(select: exp.Select, scope: Scope) -> bool:
+    """`*` and `t.*` as columns with their names, in place; False when one of them has a more complicated form."""
     found: list[exp.Expr] = []
     for one in select.expressions:
-        if isinstance(one, exp.Star):
+        if isinstance(one, exp.Star) and not _set(one):
             aliases = list(scope.columns)
+        elif isinstance(one, exp.Star):
+            return False
         elif isinstance(one, exp.Column) and isinstance(one.this, exp.Star):
             alias = scope.alias(one.parts[0].name) if len(one.parts) == 2 else None
-            if alias is None:
+            if alias is None or _set(one.this):
                 return False
             aliases = [alias]
         else:
             found.append(one)
             continue
-        found += [exp.column(name, table=alias, quoted=True) for alias in aliases for name in scope.columns[alias]]
+        found += [
+            exp.alias_(reference(alias, name), name, quoted=True) for alias in aliases for name in scope.columns[alias]
+        ]
     select.set("expressions", found)
     return True
 
 
-def _name_outputs(select: exp.Select) -> None:
-    """Bare columns keep their names when something else takes their place."""
-    named = [
-        exp.alias_(one.copy(), one.name, quoted=True) if isinstance(one, exp.Column) and one.name else one
-        for one in select.expressions
-    ]
-    select.set("expressions", named)
+def _substitute(select: exp.Select, alias: str, values: dict[str, exp.Expr]) -> None:
+    for column in list(own_columns(select)):
+        if column.table.lower() == alias.lower():
+            column.replace(values[column.name.lower()].copy())
 
 
-def _substitute(select: exp.Select, scope: Scope, alias: str, values: dict[str, exp.Expr]) -> None:
-    aliases = {one.alias.lower() for one in select.expressions if isinstance(one, exp.Alias)}
-    ordered = {id(c) for o in [select.args.get("order")] if o is not None for c in own_columns(o)}
-    for column in _columns_of(select):
-        found = scope.split(column)
-        if found is None or found[0] != alias:
-            continue
-        if id(column) in ordered and len(column.parts) == 1 and column.name.lower() in aliases:
-            continue  # ORDER BY looks at the output columns first
-        column.replace(_reference(values[found[1].lower()].copy(), found[2]))
-
-
-def _splice(select: exp.Select, item: exp.Subquery, inner: exp.Select, below: Scope, renames: dict[str, str]) -> None:
+def _splice(select: exp.Select, item: exp.Subquery, inner: exp.Select, renames: dict[str, str]) -> None:
     """Put the inner FROM in the place of the subquery."""
     start = inner.args["from_"].this
     rest = list(inner.args.get("joins") or [])
     for join in rest:
         if join.args.get("on") is not None:
-            join.set("on", _renamed(join.args["on"], below, renames))
+            join.set("on", _renamed(join.args["on"], renames))
+        if is_comma(join):
+            join.set("kind", "CROSS")
     for one in [start, *(join.this for join in rest)]:
         one.set("alias", _alias(one, renames[one.alias_or_name.lower()]))
     joins = list(select.args.get("joins") or [])
     at = next((number for number, join in enumerate(joins) if join.this is item), -1)
     item.replace(start)
+    if at >= 0 and rest and joins[at].args.get("on") is not None:  # it may look at all of the inner items
+        moved = joins[at].args["on"].pop()
+        joins[at].set("kind", "CROSS")
+        rest[-1].set("on", conjunction([*conjuncts(rest[-1].args.get("on")), *conjuncts(moved)]))
+        rest[-1].set("kind", None)
     select.set("joins", [*joins[: at + 1], *rest, *joins[at + 1 :]])
 
 

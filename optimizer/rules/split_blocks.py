@@ -18,6 +18,8 @@ from sqluice.optimizer.ast import (
     column,
     conjunction,
     conjuncts,
+    has_site,
+    is_site,
     own_sites,
     replaced,
     sql,
@@ -30,8 +32,38 @@ if TYPE_CHECKING:
 
 
 def needs_split(select: exp.Select, aggregates: frozenset[str]) -> bool:
-    """Whether a question of this level has an aggregate or a window function in its arguments."""
-    return any(aggregate_calls(arg, aggregates) or windows(arg) for site in own_sites(select) for arg in args_of(site))
+    """Whether a question of this level is asked after grouping, or about a window function."""
+    if any(windows(arg) for site in own_sites(select) for arg in args_of(site)):
+        return True
+    if not is_aggregated(select, aggregates):
+        return False
+    below = {sql(key) for key in _every_key(select, aggregates)}
+    return any(_asks_above(node, below, aggregates) for node in _upper(select, []))
+
+
+def _asks_above(node: exp.Expr, below: set[str], aggregates: frozenset[str]) -> bool:
+    """Whether `node` holds a question outside grouping keys and aggregates."""
+    calls = {id(call) for call in aggregate_calls(node, aggregates)}
+
+    def look(part: exp.Expr) -> bool:
+        if id(part) in calls or sql(part) in below:
+            return False
+        if is_site(part):
+            return True
+        return not isinstance(part, exp.Query) and any(map(look, part.iter_expressions()))
+
+    return has_site(node) and look(node)
+
+
+def _every_key(select: exp.Select, aggregates: frozenset[str]) -> list[exp.Expr]:
+    """The grouping expressions, those of grouping sets too."""
+    try:
+        return _keys(select, aggregates)
+    except CannotLift:
+        aliases = _aliases(select)
+        found = [node for node in select.args["group"].walk() if not isinstance(node, exp.Group)]
+        named = [aliases[node.name.lower()] for node in found if _is_bare(node) and node.name.lower() in aliases]
+        return [*found, *named]
 
 
 def is_aggregated(select: exp.Select, aggregates: frozenset[str]) -> bool:
@@ -60,7 +92,7 @@ def _grouped(
     kept = [part for part in conjuncts(having.this if having else None) if not _about(part, aggregates)]
     upper = _upper(select, kept)
     found: dict[str, exp.Expr] = {f"k{at}": key for at, key in enumerate(keys)}
-    known = {sql(key): name for name, key in found.items()}
+    known = {sql(key): name for name, key in found.items() if not isinstance(key, exp.Literal)}
     for node in upper:
         for call in aggregate_calls(node, aggregates):
             if sql(call) not in known:
@@ -69,7 +101,8 @@ def _grouped(
     inner = _inner(select, found)
     group = select.args.get("group")
     if group is not None:
-        inner.set("group", exp.Group(expressions=[key.copy() for key in keys]) if keys else None)
+        places = [exp.Literal.number(at + 1) for at in range(len(keys))]
+        inner.set("group", exp.Group(expressions=places) if keys else None)
     condition = conjunction([part.copy() for part in kept])
     if condition is not None:
         inner.set("having", exp.Having(this=condition))
@@ -119,18 +152,26 @@ def _keys(select: exp.Select, aggregates: frozenset[str]) -> list[exp.Expr]:
         isinstance(key, exp.Var) and key.name.upper() == "ALL" for key in group.expressions
     ):
         return [value for value in values if not aggregate_calls(value, aggregates)]
-    aliases = {one.alias.lower(): one.this for one in select.expressions if isinstance(one, exp.Alias)}
+    aliases = _aliases(select)
     keys = []
     for key in group.expressions:
         if isinstance(key, exp.Rollup | exp.Cube | exp.GroupingSets):
             raise CannotLift("a question about the groups of grouping sets")
         if isinstance(key, exp.Literal) and key.is_int:
             keys.append(values[int(key.this) - 1])
-        elif isinstance(key, exp.Column) and len(key.parts) == 1 and key.name.lower() in aliases:
+        elif _is_bare(key) and key.name.lower() in aliases:
             keys.append(aliases[key.name.lower()])
         else:
             keys.append(key)
     return keys
+
+
+def _aliases(select: exp.Select) -> dict[str, exp.Expr]:
+    return {one.alias.lower(): one.this for one in select.expressions if isinstance(one, exp.Alias)}
+
+
+def _is_bare(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Column) and len(node.parts) == 1
 
 
 def _upper(select: exp.Select, without: Iterable[exp.Expr]) -> list[exp.Expr]:

@@ -19,7 +19,7 @@ LABEL_LISTS = ("['red', 'Pear']", "['plum', 'red', 'it''s']", "[{'label': 'red',
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A FROM item: its alias and columns. `hidden` columns are merged by USING and have no owner."""
+    """A FROM item: its alias and the columns that its alias can qualify."""
 
     alias: str
     columns: tuple[Column, ...]
@@ -27,11 +27,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What an expression can name: the items of its own level, and those around it."""
+    """What an expression can name: the items of its own level, and those around it; or only `leaves`, expressions with
+    their types. `merged` tells that USING joined two columns into one."""
 
     items: tuple[Item, ...]
     around: tuple[Item, ...] = ()
     merged: bool = False
+    leaves: tuple[tuple[str, str], ...] = ()
 
     def plus_around(self) -> Sight:
         """Seen from a correlated query."""
@@ -68,6 +70,9 @@ class Expressions:
 
     def column(self, kind: str, sight: Sight) -> str | None:
         """A column of a type, qualified or not where both mean the same."""
+        if sight.leaves:
+            texts = [text for text, known in sight.leaves if known == kind]
+            return self.rng.choice(texts) if texts else None
         level = sight.items
         if sight.around and (not level or self.flag(3)):
             level = sight.around

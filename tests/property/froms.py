@@ -21,7 +21,7 @@ class Froms:
     """Writes FROM clauses. `derived` writes a query and tells its columns."""
 
     def __init__(
-        self, rng: Random, expressions: Expressions, derived: Callable[[int, Sight], tuple[str, list[Column]]]
+        self, rng: Random, expressions: Expressions, derived: Callable[[int, Sight], tuple[str, list[Column], int | None]]
     ) -> None:
         self.rng = rng
         self.expressions = expressions
@@ -65,7 +65,7 @@ class Froms:
         if self.expressions.flag(2):
             item = Item(alias, (Column("v", TEXT),))
             return f", unnest([{self.expressions.one(TEXT, sight, 0)}, 'red']) AS {alias}(v)", item, False
-        text, columns = self.derived(depth - 1, sight.plus_around())
+        text, columns, _ = self.derived(depth - 1, sight.plus_around())
         return f", LATERAL ({text}) AS {alias}", Item(alias, tuple(columns)), False
 
     def _shared(self, items: list[Item], right: Item) -> str | None:
@@ -88,10 +88,10 @@ class Froms:
     def _item(self, depth: int, around: Sight, taken: set[str]) -> tuple[str, Item]:
         alias = self._alias(taken)
         if depth > 0 and self.expressions.flag(3):
-            text, columns = self.derived(depth - 1, Sight(()))
-            if columns and len(columns) == len({c.name.lower() for c in columns}) and self.expressions.flag(6):
-                first = Column("n1", columns[0].type)
-                return f"({text}) AS {alias}", Item(alias, (*columns,)) if first is None else Item(alias, (*columns,))
+            text, columns, width = self.derived(depth - 1, Sight(()))
+            if columns and len(columns) == width and self.expressions.flag(5):
+                renamed = tuple(Column(f"n{at}", column.type) for at, column in enumerate(columns))
+                return f"({text}) AS {alias}({', '.join(one.name for one in renamed)})", Item(alias, renamed)
             return f"({text}) AS {alias}", Item(alias, tuple(columns))
         if self.expressions.flag(12):
             return f"{VALUES} AS {alias}(n, s)", Item(alias, (Column("n", INT), Column("s", TEXT)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from property.data import BOOL, DOUBLE, INT, LABELS, OUTCOME, RECORD, TEXT, VECTOR, Column, Table, quoted
-from property.expressions import Expressions, Sight
+from property.data import BOOL, DOUBLE, INT, LABELS, OUTCOME, RECORD, TEXT, Column, Table, quoted
+from property.expressions import Expressions, Item, Sight
 from property.froms import Froms
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 SIMPLE = (TEXT, INT, BOOL, DOUBLE)
 EVERY = (*SIMPLE, *SIMPLE, LABELS, OUTCOME, RECORD)
+_BARE = re.compile(r'(?:(?:\w+|"[^"]+")\.)*([A-Za-z_]\w*|"[^"]+")')
 NAMES = ("f", "s", "id", "k", "score", "Label", "c")
 
 
@@ -137,16 +139,14 @@ class Statements:
         return Statement(text, reads=name)
 
     def _sight_of(self, table: Table) -> Sight:
-        from property.expressions import Item
-
         return Sight((Item(table.name, table.columns),))
 
-    def _derived(self, depth: int, around: Sight) -> tuple[str, list[Column]]:
+    def _derived(self, depth: int, around: Sight) -> tuple[str, list[Column], int | None]:
         block = self._block(depth, around)
         text = block.text
         if self.write.flag(6):
             text += f" ORDER BY ALL LIMIT {self.rng.randint(1, 4)}"
-        return text, list(block.columns)
+        return text, list(block.columns), block.width
 
     def _subquery(self, kind: str, around: Sight, depth: int) -> str:
         """A subquery of one column, of one row where that matters."""
@@ -175,21 +175,21 @@ class Statements:
         return " AND ".join(f"({part})" if " OR " in part or "CASE" in part else part for part in parts)
 
     def _named(self, values: list[tuple[str, str]]) -> tuple[str, list[Column]]:
-        """Output columns with aliases, or without."""
+        """Output columns with and without aliases, and those with a name of their own."""
         found: list[str] = []
-        columns: dict[str, Column | None] = {}
+        columns: list[Column] = []
         for at, (text, kind) in enumerate(values):
+            bare = _BARE.fullmatch(text)
             if self.write.flag(5):
                 found.append(text)
+                if bare and text not in ("true", "false"):
+                    columns.append(Column(bare.group(1).strip('"'), kind))
                 continue
             name = self.rng.choice(NAMES) if self.write.flag(3) else f"c{at}"
-            if name.lower() in columns:
-                name = f"c{at}"
-            columns[name.lower()] = Column(name, kind)
+            columns.append(Column(name, kind))
             found.append(f"{text} AS {quoted(name)}")
-        bare = " ".join(text for text, _ in values).lower()
-        sure = [column for name, column in columns.items() if column is not None and f"{name}" not in bare.split(".")]
-        return ", ".join(found), [column for column in sure if column.type != VECTOR]
+        names = [column.name.lower() for column in columns]
+        return ", ".join(found), [one for one in columns if names.count(one.name.lower()) == 1]
 
     def _plain(
         self, source: str, where: str, sight: Sight, types: tuple[str, ...] | None, form: str
@@ -288,7 +288,7 @@ class Statements:
         group = self._group_by(keys, listed, values, types)
         having = f" HAVING {self.write.one(BOOL, above, 2)}" if self.write.flag(3) else ""
         text = f"SELECT {listed} FROM {source}{where}{group}{having}"
-        return Block(text, tuple(replace(column) for column in columns), len(values), tuple(k for _, k in values))
+        return Block(text, tuple(columns), len(values), tuple(k for _, k in values))
 
     def _group_by(
         self, keys: list[tuple[str, str]], listed: str, values: list[tuple[str, str]], types: tuple[str, ...] | None
