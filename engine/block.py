@@ -5,7 +5,7 @@ Names: `__c0, ..` are columns that the stage's source computes, `__f0, ..` answe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
@@ -79,7 +79,7 @@ class BlockLifter:
         self.names: list[str] = []
         self.steps: list[Step] = []
         self.asked: dict[str, tuple[str, bool]] = {}
-        self.answers = 0
+        self.questions: dict[str, str] = {}
         self.errors: set[str] = set()
 
     def outer_joins(self) -> None:
@@ -176,32 +176,22 @@ class BlockLifter:
 
     def _ask_all(self, nodes: list[exp.Expr]) -> None:
         """Steps for every question in `nodes`, each after those that its arguments and guard need."""
-        wanted = guards.collect(nodes)
-        sites: dict[str, exp.Expr] = {}
         for node in nodes:
-            for site in own_sites(node):
-                name = guards.key(site)
-                sites.setdefault(name, site)
-                if site.this == ERROR:
-                    self.errors.add(name)
-        open_ones = {name: guard for name, guard in wanted.items() if not self._is_answered(name, guard)}
+            self.errors |= {guards.key(site) for site in own_sites(node) if site.this == ERROR}
+        wanted = guards.collect(nodes)
+        open_ones = {name: need for name, need in wanted.items() if not self.asked.get(name, ("", False))[1]}
         while open_ones:
-            ready = [name for name, guard in open_ones.items() if not _needs(sites[name], guard, open_ones, name)]
-            for name in ready or list(open_ones)[:1]:
-                guard = open_ones.pop(name)
-                if not ready:  # two questions guard each other: ask the first on every row
-                    guard = None
-                self._ask(name, sites[name], guard)
-
-    def _is_answered(self, name: str, guard: exp.Expr | None) -> bool:
-        found = self.asked.get(name)
-        return found is not None and (found[1] or (guard is not None and self.asked[name][1]))
+            free = [name for name, need in open_ones.items() if not _inner(need.site) & open_ones.keys()]
+            ready = [name for name in free if not open_ones[name].waits_for() & open_ones.keys() - {name}]
+            name = (ready or free)[0]
+            self._ask(name, open_ones[name].site, open_ones[name].guard(unknown=open_ones.keys()))
+            del open_ones[name]
 
     def _ask(self, name: str, site: exp.Expr, guard: exp.Expr | None) -> None:
         args = tuple(self._argument(arg, guard) for arg in args_of(site))
         pulled = None if guard is None else self._pull(guard)
-        answer = f"__f{self.answers}"
-        self.answers += 1
+        answer = f"__f{len(self.questions)}"
+        self.questions[answer] = name
         self.steps.append(Ask(answer, spec_of(site), args, pulled))
         self.asked[name] = (answer, guard is None)
 
@@ -347,8 +337,7 @@ class BlockLifter:
 
     def _finished(self, step: Step) -> Step:
         if isinstance(step, Ask):
-            wants = any(name in self.errors for name, (answer, _) in self.asked.items() if answer == step.name)
-            return Ask(step.name, step.spec, step.args, step.guard, wants)
+            return replace(step, wants_error=self.questions[step.name] in self.errors)
         return step
 
     def _is_pairs(self, asking: list[exp.Expr]) -> bool:
@@ -368,11 +357,9 @@ def _nodes(select: exp.Select, name: str) -> list[exp.Expr]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def _needs(site: exp.Expr, guard: exp.Expr | None, open_ones: dict[str, exp.Expr | None], name: str) -> bool:
-    """Whether arguments or guard of `site` hold a question that is still to be asked."""
-    inner = [found for arg in args_of(site) for found in own_sites(arg)]
-    inner += own_sites(guard) if guard is not None else []
-    return any(guards.key(found) in open_ones and guards.key(found) != name for found in inner)
+def _inner(site: exp.Expr) -> set[str]:
+    """The questions in the arguments of `site`."""
+    return {guards.key(found) for arg in args_of(site) for found in own_sites(arg)}
 
 
 def _limit(select: exp.Select) -> Limit | None:

@@ -90,7 +90,7 @@ class DuckCatalog:
     def stands_alone(self, query: exp.Query, ctes: list[exp.CTE]) -> bool:
         """Whether `query` binds without anything around it but `ctes`."""
         try:
-            self.describe(query.this if isinstance(query, exp.Subquery) and not query.alias else query, ctes)
+            self.describe(query.this if isinstance(query, exp.Subquery) else query, ctes)
         except duckdb.Error:
             return False
         return True
@@ -98,8 +98,10 @@ class DuckCatalog:
 
 def described(con: Any, text: str) -> list[tuple[str, str]]:
     """Names and types of the columns of a query, without running it. A query that DuckDB cannot bind raises its error
-    and leaves an open transaction as it was."""
-    return [(str(row[0]), str(row[1])) for row in con.sql(f"DESCRIBE {text}").fetchall()]
+    and leaves an open transaction as it was; one that it cannot parse would end it, and is therefore parsed first."""
+    text = f"DESCRIBE {text}"
+    con.extract_statements(text)
+    return [(str(row[0]), str(row[1])) for row in con.sql(text).fetchall()]
 
 
 def _with(query: exp.Expr, ctes: list[exp.CTE]) -> exp.Expr:

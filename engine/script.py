@@ -21,6 +21,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_BLANK = re.compile(r"\s+|--[^\n]*|/\*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
@@ -76,6 +77,14 @@ def is_complete(text: str) -> bool:
         return True
     script = split(text)
     return script.rest is None and not script.open
+
+
+def beginning(sql: str) -> int:
+    """Where a statement's first word stands, behind blanks and comments."""
+    position = 0
+    while match := _BLANK.match(sql, position):
+        position = _comment_end(sql, match.end())[0] if match.group().endswith("/*") else match.end()
+    return position
 
 
 def _statement(text: str, start: int, end: int) -> Statement:

@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 
 _TRACE = re.compile(r'\b"?ai"?\s*\.\s*"?(runs|ops|batches|decisions)\b', re.IGNORECASE)
 _DEFINES = re.compile(
-    r"\s*(CREATE|ALTER|DROP|ATTACH|DETACH|IMPORT|USE|LOAD|ROLLBACK|ABORT|COMMIT|COPY)\b", re.IGNORECASE
+    r"(CREATE|ALTER|DROP|ATTACH|DETACH|IMPORT|USE|LOAD|ROLLBACK|ABORT|COMMIT|COPY)\b", re.IGNORECASE
 )
-_BEGINS = re.compile(r"\s*(BEGIN|START)\b", re.IGNORECASE)
-_ENDS = re.compile(r"\s*(COMMIT|ROLLBACK|ABORT|END)\b", re.IGNORECASE)
+_BEGINS = re.compile(r"(BEGIN|START)\b", re.IGNORECASE)
+_ENDS = re.compile(r"(COMMIT|ROLLBACK|ABORT|END)\b", re.IGNORECASE)
 _SESSIONS = itertools.count(1)
 
 
@@ -214,11 +214,12 @@ class Session:
             outcome = peek(outcome_of(self.con, sql, params, translate=partial(self.error, sql=sql)))
         except duckdb.Error as error:
             raise self.error(error, sql) from error
-        if _BEGINS.match(sql):
+        start = script.beginning(sql)
+        if _BEGINS.match(sql, start):
             self.in_transaction = True
-        elif _ENDS.match(sql):
+        elif _ENDS.match(sql, start):
             self.in_transaction = False
-        if _DEFINES.match(sql):
+        if _DEFINES.match(sql, start):
             self._look_for_views()
         return outcome
 

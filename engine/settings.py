@@ -6,16 +6,17 @@ import re
 from typing import TYPE_CHECKING
 
 from sqluice import config
+from sqluice.engine.script import beginning
 from sqluice.errors import ProgrammingError, programming_error
 
 if TYPE_CHECKING:
     from sqluice.config import Value
 
 _SET = re.compile(
-    r"\s*SET\s+(?:SESSION\s+|LOCAL\s+|GLOBAL\s+)?(?P<name>ai_\w+)\s*(?:=|\bTO\b)\s*(?P<value>.+?)\s*;?\s*\Z",
+    r"SET\s+(?:SESSION\s+|LOCAL\s+|GLOBAL\s+)?(?P<name>ai_\w+)\s*(?:=|\bTO\b)\s*(?P<value>.+?)\s*(?:--[^\n]*\s*)*;?\s*\Z",
     re.IGNORECASE | re.DOTALL,
 )
-_RESET = re.compile(r"\s*RESET\s+(?:SESSION\s+|GLOBAL\s+)?(?P<name>ai_\w+)\s*;?\s*\Z", re.IGNORECASE)
+_RESET = re.compile(r"RESET\s+(?:SESSION\s+|GLOBAL\s+)?(?P<name>ai_\w+)\s*(?:--[^\n]*\s*)*;?\s*\Z", re.IGNORECASE)
 _MENTION = re.compile(r"\bai_settings\s*\(", re.IGNORECASE)
 _QUOTED = re.compile(r"'((?:[^']|'')*)'\Z")
 
@@ -34,7 +35,8 @@ class Settings:
 
     def apply(self, sql: str) -> bool:
         """Do `SET ai_..` or `RESET ai_..`; False when `sql` is neither. `ProgrammingError` names the place."""
-        match = _SET.match(sql) or _RESET.match(sql)
+        start = beginning(sql)
+        match = _SET.match(sql, start) or _RESET.match(sql, start)
         if match is None:
             return False
         name = match["name"].lower()

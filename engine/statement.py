@@ -19,6 +19,7 @@ from sqluice.engine.execution import Executor
 from sqluice.engine.lifting import Lifter
 from sqluice.engine.results import drain, outcome_of, peek, rows_outcome
 from sqluice.engine.rowwise import typed
+from sqluice.engine.script import beginning
 from sqluice.errors import Error
 from sqluice.optimizer.ast import is_site, pin, spec_of
 from sqluice.optimizer.ast import sql as sql_text
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
     Params = Sequence[object] | Mapping[str, object] | None
 
-_STORED = re.compile(r"\s*CREATE\s+(OR\s+REPLACE\s+)?(TEMP\w*\s+)?(VIEW|MACRO|FUNCTION)\b", re.IGNORECASE)
-_EXPLAIN = re.compile(r"\s*EXPLAIN\b", re.IGNORECASE)
+_STORED = re.compile(r"CREATE\s+(OR\s+REPLACE\s+)?(TEMP\w*\s+)?(VIEW|MACRO|FUNCTION)\b", re.IGNORECASE)
+_EXPLAIN = re.compile(r"EXPLAIN\b", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -60,13 +61,14 @@ class AiStatement:
 
     def execute(self) -> Outcome:
         """Run it. Errors are ours, with their place in the SQL where it is known."""
-        if _EXPLAIN.match(self.sql):
+        start = beginning(self.sql)
+        if _EXPLAIN.match(self.sql, start):
             return self._explain()
         try:
             tree = parsing.parse(self.sql, self.params)
         except parsing.NotParsed:
             return self._as_it_is()
-        if _STORED.match(self.sql):
+        if _STORED.match(self.sql, start):
             self._check(tree)
             return self.session.plain(self.sql, self.params)
         if not self._expanded(tree):
@@ -255,7 +257,7 @@ class AiStatement:
         return run.finish(), [(errors.Warning, text) for text in run.warnings]
 
     def _explain(self) -> Outcome:
-        request = explain.Request.parse(self.sql)
+        request = explain.Request.parse(self.sql[beginning(self.sql) :])
         inner = AiStatement(self.session, request.statement, self.params)
         try:
             tree = parsing.parse(request.statement, self.params)

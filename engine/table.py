@@ -159,7 +159,8 @@ def type_name(kind: pa.DataType) -> str:
     import pyarrow as pa
 
     if pa.types.is_decimal(kind):
-        return f"decimal({kind.precision},{kind.scale})"
+        whole = (kind.precision, kind.scale) == (38, 0)  # how DuckDB hands a HUGEINT to Arrow
+        return "hugeint" if whole else f"decimal({kind.precision},{kind.scale})"
     if pa.types.is_fixed_size_list(kind):
         return f"{type_name(kind.value_type)}[{kind.list_size}]"
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):

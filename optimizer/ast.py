@@ -132,6 +132,13 @@ def is_volatile(node: exp.Expr) -> bool:
     )
 
 
+def is_cheap(node: exp.Expr) -> bool:
+    """Whether DuckDB alone decides `node`, the same each time and wherever it stands."""
+    return not any(is_site(part) or is_pinned(part) or isinstance(part, exp.Query) for part in node.walk()) and (
+        not is_volatile(node)
+    )
+
+
 def is_aggregate(node: exp.Expr, names: frozenset[str]) -> bool:
     """Whether `node` is a call of an aggregate function (`names` are DuckDB's, lower case)."""
     if isinstance(node, exp.AggFunc):

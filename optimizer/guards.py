@@ -11,27 +11,50 @@ the answer, which cannot change the value of the whole expression.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from sqluice.optimizer.ast import ANSWER, args_of, conjunction, disjunction, has_site, is_site, own, sql
+from sqluice.optimizer.ast import args_of, conjunction, disjunction, has_site, is_site, own, own_sites, sql
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
 
-def collect(nodes: list[exp.Expr]) -> dict[str, exp.Expr | None]:
-    """SQL of each AI expression in `nodes` -> its guard, None where it is needed on every row.
+@dataclass(slots=True)
+class Need:
+    """A question and the places that need its answer, each with the conditions that must all hold for it."""
 
-    Inner expressions (arguments of others) come before outer ones. A question in several places is needed where any
-    of them needs it.
-    """
-    found: dict[str, list[exp.Expr | None]] = {}
+    site: exp.Expr
+    places: list[list[exp.Expr]] = field(default_factory=list)
+
+    def waits_for(self) -> set[str]:
+        """The questions that its guard holds."""
+        return {key(site) for place in self.places for part in place for site in own_sites(part)}
+
+    def guard(self, unknown: Container[str] = ()) -> exp.Expr | None:
+        """Where the answer is needed: in any of its places; None for every row. Conditions that hold an `unknown`
+        question are left out, which can only ask more."""
+        found = []
+        for place in self.places:
+            parts = [part for part in place if not any(key(site) in unknown for site in own_sites(part))]
+            if not parts:
+                return None
+            whole = conjunction([part.copy() for part in parts])
+            if whole is not None and whole not in found:
+                found.append(whole)
+        return disjunction(found) if len(found) > 1 else found[0] if found else None
+
+
+def collect(nodes: list[exp.Expr]) -> dict[str, Need]:
+    """What each AI expression in `nodes` is needed for, by `key`. Inner ones (arguments of others) come before outer
+    ones."""
+    found: dict[str, Need] = {}
     for node in nodes:
         for site, guard in _walk(node, []):
-            found.setdefault(key(site), []).append(conjunction([part.copy() for part in guard]))
-    return {name: None if None in guards else disjunction(guards) for name, guards in found.items()}  # type: ignore[arg-type]
+            found.setdefault(key(site), Need(site)).places.append(guard)
+    return found
 
 
 def key(site: exp.Expr) -> str:
@@ -131,6 +154,3 @@ def _is_not_false(node: exp.Expr) -> exp.Expr:
 
 def _is_null(node: exp.Expr) -> exp.Expr:
     return _is(node, exp.null())
-
-
-__all__ = ["ANSWER", "collect", "key"]

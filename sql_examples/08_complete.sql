@@ -8,7 +8,7 @@ CREATE TABLE reviews AS FROM 'engine/data/reviews.csv';
 
 SELECT review_id,
        length(answer) > 0 AS has_text,
-       AI_COUNT_TOKENS(answer) <= 40 AS short_enough
+       AI_COUNT_TOKENS('ai_complete', answer) <= 40 AS short_enough
 FROM (
     SELECT review_id,
            AI_COMPLETE(PROMPT('Summarise this review in one short sentence: {0}', text),

@@ -21,6 +21,7 @@ from sqluice.optimizer.ast import (
     conjuncts,
     has_site,
     is_comma,
+    is_cheap,
     is_filtering,
     nested_queries,
     own,
@@ -83,8 +84,13 @@ def apply(select: exp.Select, scope: Scope, at: int, lifting: Lifting) -> Scope:
     source.set("joins", [one.copy() for one in joins[comma + 1 : at]])
     on = join.args["on"]
     aliases = [start.alias_or_name, *(one.this.alias_or_name for one in joins[comma + 1 : at])]
-    left = _spool(select, source, aliases, lifting)
-    right = _spool(select, exp.Select().from_(join.this.copy()), [join.this.alias_or_name], lifting)
+    inside = {id(col) for one in joins[comma + 1 : at] for col in own_columns(one)}
+    used = [col for col in own_columns(select) if id(col) not in inside]
+    other = exp.Select().from_(join.this.copy())
+    _push(select, source if (join.side or "").upper() in ("", "LEFT") else None, aliases, at)
+    _push(select, other if (join.side or "").upper() in ("", "RIGHT") else None, [join.this.alias_or_name], at)
+    left = _spool(used, source, aliases, lifting)
+    right = _spool(used, other, [join.this.alias_or_name], lifting)
     pairs = _pairs(left, right, on)
     matches = lifting.name("m")
     middle = exp.Subquery(this=pairs, alias=exp.TableAlias(this=exp.to_identifier(matches, quoted=True)))
@@ -118,10 +124,22 @@ def _names_output(select: exp.Select, col: exp.Column) -> bool:
     return col.name.lower() in {one.alias.lower() for one in select.expressions if one.alias}
 
 
-def _spool(select: exp.Select, source: exp.Select, aliases: list[str], lifting: Lifting) -> _Side:
+def _push(select: exp.Select, source: exp.Select | None, aliases: list[str], at: int) -> None:
+    """Let conditions of WHERE on one side decide before the questions, where the join adds no rows without that side."""
+    where = select.args.get("where")
+    later = select.args["joins"][at + 1 :]
+    if source is None or where is None or any((join.side or "").upper() in ("RIGHT", "FULL") for join in later):
+        return
+    for part in conjuncts(where.this):
+        tables = {col.table for col in own_columns(part)}
+        if tables and tables <= set(aliases) and is_cheap(part):
+            source.where(part.copy(), copy=False)
+
+
+def _spool(used: list[exp.Column], source: exp.Select, aliases: list[str], lifting: Lifting) -> _Side:
     """Number the rows of one side, with the columns that are read."""
     side = _Side(lifting.name("t"))
-    for col in own_columns(select):
+    for col in used:
         if col.table in aliases:
             side.columns.setdefault((col.table, col.name), f"__c{len(side.columns)}")
     columns = [column(name, alias) for alias, name in side.columns] or [exp.Literal.number(1)]

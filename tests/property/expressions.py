@@ -89,7 +89,7 @@ class Expressions:
         return name if alone and not self.flag(3) else f"{quoted(item.alias)}.{name}"
 
     def call(self, kind: str, sight: Sight, depth: int) -> str | None:
-        """An AI call of a type."""
+        """An AI call of a type. No two functions ask a model the same, so that it can count what is asked twice."""
         self.made += 1
         text = self._argument(sight, depth)
         two = f"PROMPT('{{0}} {{1}}', {text}, {self._argument(sight, depth)})"
@@ -108,12 +108,12 @@ class Expressions:
                 f"(AI_FILTER({one}, {{'errors': true}})).error",
             ),
             DOUBLE: (
-                f"AI_SCORE({one})",
-                f"AI_SCORE({two})",
+                f"AI_SCORE(PROMPT('how {{0}}', {text}))",
+                f"AI_SCORE(PROMPT('{{0}} / {{1}}', {text}, {self._argument(sight, depth)}))",
                 f"AI_SCORE({one}, {{'scale': [1, 5]}})",
                 f"AI_SIMILARITY({text}, {self._argument(sight, depth)})",
             ),
-            LABELS: (f"AI_CLASSIFY({text}, {self.rng.choice(LABEL_LISTS)}, {{'output_mode': 'multi'}})",),
+            LABELS: (f"AI_CLASSIFY({text}, ['red', 'it''s', 'Pear', 'plum'], {{'output_mode': 'multi'}})",),
             OUTCOME: (f"AI_FILTER({one}, {{'errors': true}})",),
             VECTOR: (f"AI_EMBED({text})",),
         }
