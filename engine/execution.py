@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 
     from sqluice.engine.asking import Answers
     from sqluice.engine.run import Run
-    from sqluice.optimizer.plan import Plan, Step
+    from sqluice.optimizer.plan import Limit, Plan, Step
 
 WINDOW_ROWS = 16_384
 WINDOW_BYTES = 64 << 20
 FIRST_CHUNK = 16
+FIRST_SPOOL = 4096
 MAX_PAIR_ROWS = 100_000_000
 
 
@@ -72,23 +73,26 @@ class Executor:
         self._made.clear()
 
     def _stage(self, stage: Stage) -> None:
-        source = sql(self._typed(self._renamed(stage.source)))
-        names = ", ".join(f'"{name}"' for name in stage.columns)
-        cap = f" LIMIT {MAX_PAIR_ROWS + 1}" if stage.pairs else ""
-        select = f"SELECT row_number() OVER () AS {ORDINAL}, q.* FROM ({source}) AS q({names}){cap}"
-        self._create("TABLE", stage.name, select)
-        if stage.pairs and self._count(f'"{stage.name}"') > MAX_PAIR_ROWS:
-            raise NotSupportedError(_too_many("more than " + f"{MAX_PAIR_ROWS:,} pairs of rows"))
         last = max((at for at, step in enumerate(stage.steps) if isinstance(step, Keep)), default=-1)
-        base = f'SELECT * FROM "{stage.name}"'
         if stage.limit is not None:
-            base = self._limited(stage, stage.steps[: last + 1])
+            base = self._limited(stage, stage.limit, stage.steps[: last + 1])
         else:
-            base = self._steps(stage, stage.steps[: last + 1], base)
+            self._spool(stage, MAX_PAIR_ROWS + 1 if stage.pairs else None)
+            if stage.pairs and self._count(f'"{stage.name}"') > MAX_PAIR_ROWS:
+                raise NotSupportedError(_too_many(f"more than {MAX_PAIR_ROWS:,} pairs of rows"))
+            base = self._steps(stage, stage.steps[: last + 1], f'SELECT * FROM "{stage.name}"')
             if last >= 0 and last + 1 < len(stage.steps):
                 base = self._kept(stage, base)
         relation = self._steps(stage, stage.steps[last + 1 :], base)
         self._create("VIEW", _out(stage.name), relation)
+
+    def _spool(self, stage: Stage, most: int | None) -> None:
+        """The rows of the source, numbered; at most `most` of them."""
+        source = sql(self._typed(self._renamed(stage.source)))
+        names = ", ".join(f'"{name}"' for name in stage.columns)
+        cap = "" if most is None else f" LIMIT {most}"
+        select = f"SELECT row_number() OVER () AS {ORDINAL}, q.* FROM ({source}) AS q({names}){cap}"
+        self._create("TABLE", stage.name, select)
 
     def _kept(self, stage: Stage, relation: str) -> str:
         """The rows so far, spooled, so that later questions do not join the earlier ones again."""
@@ -105,31 +109,39 @@ class Executor:
                 relation = self._ask(stage, step, relation)
         return relation
 
-    def _limited(self, stage: Stage, steps: tuple[Step, ...]) -> str:
-        """Run `steps` over growing pieces of the stage until its LIMIT is met; the rows that came through."""
-        limit = stage.limit
-        assert limit is not None
+    def _limited(self, stage: Stage, limit: Limit, steps: tuple[Step, ...]) -> str:
+        """Run `steps` over growing pieces of the stage until its LIMIT is met; the rows that came through.
+
+        First only the beginning of the source is spooled. When that does not do, all of it is, from the start: nothing
+        is asked again.
+        """
         need = limit.count + limit.offset
         name = f"{stage.name}_kept"
-        total = self._count(f'"{stage.name}"')
+        first = max(FIRST_SPOOL, FIRST_SPOOL // 64 * need)
+        for most in (first, None):
+            self._spool(stage, most)
+            total = self._count(f'"{stage.name}"')
+            if self._pieces(stage, steps, name, need, total) >= need or most is None or total < most:
+                break
+            self._drop("TABLE", name)
+            self._drop("TABLE", stage.name)
+        return f'SELECT * FROM "{name}" ORDER BY {ORDINAL} LIMIT {limit.count} OFFSET {limit.offset}'
+
+    def _pieces(self, stage: Stage, steps: tuple[Step, ...], name: str, need: int, total: int) -> int:
+        """Fill table `name` with rows that come through, piece by piece, until there are `need`; how many there are."""
         start = found = 0
-        size = max(FIRST_CHUNK, need)
-        first = True
-        while first or (start < total and found < need):
-            end = start if need == 0 else min(total, start + size)
+        end = min(total, max(FIRST_CHUNK, need)) if need else 0
+        while True:
             piece = f'SELECT * FROM "{stage.name}" WHERE {ORDINAL} > {start} AND {ORDINAL} <= {end}'
             relation = self._steps(stage, steps, piece)
-            if first:
-                self._create("TABLE", name, relation)
-            else:
+            if start:
                 self._con.execute(f'INSERT INTO "{name}" {relation}')
-            first = False
+            else:
+                self._create("TABLE", name, relation)
             found = self._count(f'"{name}"')
-            start = end
-            size = _next_chunk(need - found, found, start)
-            if need == 0:
-                break
-        return f'SELECT * FROM "{name}" ORDER BY {ORDINAL} LIMIT {limit.count} OFFSET {limit.offset}'
+            if found >= need or end >= total:
+                return found
+            start, end = end, min(total, end + _next_chunk(need - found, found, end))
 
     def _ask(self, stage: Stage, ask: Ask, relation: str) -> str:
         """Ask about what is distinct and new in `relation`; the relation with the answers joined to it."""
@@ -190,8 +202,7 @@ class Executor:
         if fresh:
             self._windows(number, name, table, len(args), fresh)
         for made in (name, fresh_ones, distinct):
-            self._con.execute(f'DROP TABLE "{made}"')
-            self._made.remove(("TABLE", made))
+            self._drop("TABLE", made)
 
     def _count_rows(self, number: int, keyed: str, key: str, name: str, table: str) -> None:
         """Rows that bring no input, and rows whose input has its answer already."""
@@ -296,6 +307,10 @@ class Executor:
     def _create(self, kind: str, name: str, select: str) -> None:
         self._con.execute(f'CREATE TEMP {kind} "{name}" AS {select}')
         self._made.append((kind, name))
+
+    def _drop(self, kind: str, name: str) -> None:
+        self._con.execute(f'DROP {kind} "{name}"')
+        self._made.remove((kind, name))
 
     def _count(self, relation: str) -> int:
         return int(self._row(f"SELECT count(*) FROM {relation}")[0])

@@ -20,7 +20,14 @@ from sqlglot import exp
 from sqluice.engine.block import BlockLifter
 from sqluice.optimizer.ast import has_site, is_site, nested_queries, own, own_sites, pin, spec_of
 from sqluice.optimizer.plan import Plan, Stage
-from sqluice.optimizer.rules import expand_aliases, inline_ctes, join_predicates, merge_subqueries, qualify, split_blocks
+from sqluice.optimizer.rules import (
+    expand_aliases,
+    inline_ctes,
+    join_predicates,
+    merge_subqueries,
+    qualify,
+    split_blocks,
+)
 from sqluice.optimizer.scope import CannotLift, Scope, lambda_names
 
 if TYPE_CHECKING:

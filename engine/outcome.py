@@ -31,6 +31,7 @@ class Outcome:
     `columns` are `(name, DuckDB type or its name)`, None for a statement without rows. `rowcount` is -1 where
     DuckDB tells no number of changed rows. `messages` and `report` may grow while rows are read.
     `make_reader(n)` starts the query and reads `n` rows a batch; it is called at most once.
+    `rows_read` counts what DuckDB gave.
     `on_done(error)` is called exactly once: when the rows are drained, closed (both None) or failed.
     """
 
@@ -52,6 +53,7 @@ class Outcome:
         self.done = False
         self.drained = False
         self.handed_out = False
+        self.rows_read = 0
         self._make_reader = make_reader
         self._on_done = on_done
         self._translate = translate
@@ -133,6 +135,7 @@ class Outcome:
             while True:
                 batch = self._source.read_next_batch()
                 if batch.num_rows:
+                    self.rows_read += batch.num_rows
                     return batch
         except StopIteration:
             self.drained = True

@@ -43,9 +43,7 @@ if TYPE_CHECKING:
     Params = Sequence[object] | Mapping[str, object] | None
 
 _TRACE = re.compile(r'\b"?ai"?\s*\.\s*"?(runs|ops|batches|decisions)\b', re.IGNORECASE)
-_DEFINES = re.compile(
-    r"(CREATE|ALTER|DROP|ATTACH|DETACH|IMPORT|USE|LOAD|ROLLBACK|ABORT|COMMIT|COPY)\b", re.IGNORECASE
-)
+_DEFINES = re.compile(r"(CREATE|ALTER|DROP|ATTACH|DETACH|IMPORT|USE|LOAD|ROLLBACK|ABORT|COMMIT|COPY)\b", re.IGNORECASE)
 _BEGINS = re.compile(r"(BEGIN|START)\b", re.IGNORECASE)
 _ENDS = re.compile(r"(COMMIT|ROLLBACK|ABORT|END)\b", re.IGNORECASE)
 _SESSIONS = itertools.count(1)

@@ -110,6 +110,7 @@ class AiStatement:
         found: list[Outcome] = []
 
         def done(error: BaseException | None) -> None:
+            run.trace.rows = found[0].rows_read if found else None
             report, messages = self._done(run, executor, began=began, error=error)
             settled.update(report=report, messages=messages)
             for outcome in found:

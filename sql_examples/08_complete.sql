@@ -25,4 +25,4 @@ SELECT AI_COMPLETE('Count from one to one hundred in words.', {'max_tokens': 3})
 
 -- How long is a text for the model?
 
-SELECT min(AI_COUNT_TOKENS(text)) AS shortest, max(AI_COUNT_TOKENS(text)) AS longest FROM reviews;
+SELECT min(AI_COUNT_TOKENS('ai_complete', text)) AS shortest, max(AI_COUNT_TOKENS('ai_complete', text)) AS longest FROM reviews;

@@ -63,7 +63,8 @@ def test_modules_are_found_where_they_are() -> None:
 
 def test_the_public_names() -> None:
     names = sqluice.__all__
-    assert names == sorted(names)
+    assert names == sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert len(set(names)) == len(names)
     for name in names:
         assert getattr(sqluice, name) is not None, name
     public = {

@@ -174,10 +174,6 @@ def test_the_trace_may_be_read_first_inside_a_transaction(con: Connection) -> No
     assert count(con, "ai.runs") == 1
 
 
-COMMENTS = "what a statement is is told by its first word, and a comment may stand before it"
-
-
-@pytest.mark.xfail(strict=True, reason=COMMENTS, raises=(sqluice.Error, AssertionError))
 @pytest.mark.parametrize("comment", ["/* why */ ", "-- why\n"])
 @pytest.mark.parametrize(
     ("statements", "query", "expected"),
@@ -200,16 +196,30 @@ def test_comments_before_a_statement_change_nothing(
 
 
 @pytest.mark.parametrize("comment", ["/* why */ ", "-- why\n"])
-@pytest.mark.xfail(strict=True, reason=COMMENTS)
 def test_comments_before_explain_change_nothing(con: Connection, comment: str) -> None:
     found = con.execute(comment + "EXPLAIN SELECT id FROM t WHERE AI_FILTER(s)")
     assert [name for name, *_ in found.description or ()] == ["explain"]
 
 
-@pytest.mark.xfail(strict=True, reason=COMMENTS)
-def test_a_comment_after_a_setting_changes_nothing(con: Connection) -> None:
-    con.execute("SET ai_seed = 6 -- why")
-    assert rows(con, "SELECT value FROM ai_settings() WHERE name = 'ai_seed'") == [("6",)]
+CUT = pytest.mark.xfail(
+    strict=True, reason="the end of SET is matched by a pattern that knows neither quotes nor comments"
+)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("ai_oracle = 'x' -- why, it's clear", "x"),
+        ("ai_oracle TO 'a;b';", "a;b"),
+        ("ai_oracle = 'it''s'", "it's"),
+        pytest.param("ai_oracle = './a--b.gguf'", "./a--b.gguf", marks=CUT),
+        pytest.param("ai_oracle = 'x' /* why */", "x", marks=CUT),
+        pytest.param("/* why */ ai_oracle = 'x'", "x", marks=CUT),
+    ],
+)
+def test_a_setting_is_what_stands_in_its_quotes(con: Connection, setting: str, value: str) -> None:
+    con.execute(f"SET {setting}")
+    assert rows(con, "SELECT value FROM ai_settings() WHERE name = 'ai_oracle'") == [(value,)]
 
 
 # ---- nothing stays behind
