@@ -13,7 +13,7 @@ SOURCES := sqluice engine optimizer udfs workers tests scripts benchmarks
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test lint typing format nightly complete install weights clean
+.PHONY: help demo test lint typing format nightly complete install weights embedder clean
 
 help:
 	@echo "make demo      install, fetch the default models, run the main job on them"
@@ -27,7 +27,7 @@ help:
 demo: weights
 	$(BIN)/sqluice demo
 
-test: lint weights
+test: lint weights embedder
 	$(BIN)/python -m pytest
 
 lint: typing
@@ -52,6 +52,9 @@ complete: install
 
 weights: install
 	$(BIN)/sqluice models fetch default
+
+embedder: install
+	$(BIN)/sqluice models fetch embedder
 
 install: $(STAMP)
 

@@ -79,11 +79,11 @@ class Functions:
         _create(con, ERRORS, self._function(error=True), "VARCHAR")
 
     def _function(self, *, error: bool) -> Callable[..., Any]:
-        def answer(number, *columns):  # type: ignore[no-untyped-def]
+        def answer(*columns):  # type: ignore[no-untyped-def]
             with self._lock:
                 try:
-                    texts = [column.to_pylist() for column in columns]
-                    return self._current(number[0].as_py(), texts, len(number), error)
+                    number, *texts = (column.to_pylist() for column in columns)
+                    return self._current(int(number[0]), texts, len(number), error)
                 except BaseException as failure:
                     self.failure = failure
                     raise

@@ -12,6 +12,8 @@ from sqluice.udfs.install import set_runtime_factory
 from sqluice.workers.registry import Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
     from sqluice.config import Value
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
 class PlainRuntime:
     """Answers batch by batch with the models and the cache of its settings; leaves no trace."""
 
-    def __init__(self, settings: dict[str, Value]) -> None:
+    def __init__(self, settings: dict[str, Value], allow_models: Sequence[str] | None = None) -> None:
         values = {**{name: setting.default for name, setting in config.SETTINGS.items()}, **settings}
         cache = open_cache(str(values["ai_cache"]), config.home() / "answers.sqlite")
         trace = TraceFolder(config.home() / "traces" / "plain").begin("", values, mode="off")
-        self._run = Run(Runner(Registry()), [], values, cache, trace)
+        self._run = Run(Runner(Registry(allow_models)), [], values, cache, trace)
 
     def answer(self, spec: Spec, columns: list[list[str | None]]) -> pa.Array:
         """One answer a row; the row's own failure is NULL, or an error under `ai_on_error = 'raise'`."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from sqluice import config as settings_of
+from sqluice import errors
 from sqluice.engine import parsing, script
 from sqluice.engine.answer_cache import AnswerCache, MemoryCache, NoCache, open_cache
 from sqluice.engine.catalog import ai_macros, ai_views
@@ -26,7 +27,7 @@ from sqluice.engine.rowwise import Functions
 from sqluice.engine.run import Run, Runner
 from sqluice.engine.settings import Settings
 from sqluice.engine.statement import AiStatement
-from sqluice.engine.trace import TraceFolder
+from sqluice.engine.trace import TraceFolder, session_folder
 from sqluice.errors import Error, InterfaceError, InterruptedQueryError, ProgrammingError
 from sqluice.udfs.install import functions_for
 from sqluice.workers.registry import Registry
@@ -71,6 +72,7 @@ class Session:
         self.runner = Runner(Registry(allow_models), progress, _fetching())
         self.in_transaction = False
         self.run: Run | None = None
+        self.statement = ""
         self.views: dict[str, str] = {}
         self.macros: dict[str, tuple[list[str], str]] = {}
         self.functions = Functions(self._answer_rows)
@@ -208,9 +210,24 @@ class Session:
 
     def plain(self, sql: str, params: Params = None) -> Outcome:
         """Run a statement that is DuckDB's own."""
+        self.statement = sql
+        found: list[Outcome] = []
+
+        def done(error: BaseException | None) -> None:
+            """DuckDB may have called a function of ours: a prepared statement or a column's default holds it."""
+            run = self.run
+            if run is not None:
+                report, messages = run.finish(error), [(errors.Warning, text) for text in run.warnings]
+                self.end_run()
+                for outcome in found:
+                    outcome.report = report
+                    outcome.messages += messages
+
         try:
-            outcome = peek(outcome_of(self.con, sql, params, translate=partial(self.error, sql=sql)))
+            found.append(outcome_of(self.con, sql, params, on_done=done, translate=partial(self.error, sql=sql)))
+            outcome = peek(found[0])
         except duckdb.Error as error:
+            done(error)
             raise self.error(error, sql) from error
         start = script.beginning(sql)
         if _BEGINS.match(sql, start):
@@ -240,7 +257,7 @@ class Session:
         if taken[0][0]:
             return  # a schema or database of the person's own goes first
         self._trace.prepare()
-        self.con.execute("ATTACH ':memory:' AS ai")
+        self.con.execute("ATTACH ':memory:' AS ai (READ_WRITE)")
         for statement in self._trace.views():
             self.con.execute(statement)
         self._traced = True
@@ -260,8 +277,7 @@ class Session:
             self.run.warn(text)
 
     def _answer_rows(self, number: int, columns: list[list[str | None]], n: int, error: bool) -> pa.Array:
-        if self.run is None:
-            raise InterfaceError("an AI function was called outside a statement")
+        assert self.run is not None  # numbered questions stand in statements of ours alone
         return self.run.answer_rows(number, columns, n, error=error)
 
     def _names_stored(self, sql: str) -> bool:
@@ -306,9 +322,7 @@ class _GenericRuntime:
 
     def answer(self, spec: Spec, columns: list[list[str | None]]) -> pa.Array:
         """One answer a row."""
-        run = self._session.run
-        if run is None:
-            raise InterfaceError("an AI function was called outside a statement")
+        run = self._session.run or self._session.begin_run(self._session.statement, [])
         if spec not in run.specs:
             run.specs.append(spec)
         try:
@@ -339,5 +353,5 @@ def _fetching() -> Callable[..., None] | None:
 def _trace_folder(database: str) -> Path:
     """Beside the database file; for one in memory, under the state folder."""
     if database in ("", ":memory:") or database.startswith(":memory:"):
-        return settings_of.home() / "traces" / "memory"
+        return session_folder(settings_of.home() / "traces")
     return Path(f"{database}.ai")

@@ -20,7 +20,7 @@ from sqluice.engine.lifting import Lifter
 from sqluice.engine.results import drain, outcome_of, peek, rows_outcome
 from sqluice.engine.rowwise import typed
 from sqluice.engine.script import beginning
-from sqluice.errors import Error
+from sqluice.errors import Error, NotSupportedError
 from sqluice.optimizer.ast import is_site, pin, spec_of
 from sqluice.optimizer.ast import sql as sql_text
 from sqluice.optimizer.plan import Plan
@@ -73,7 +73,18 @@ class AiStatement:
             return self.session.plain(self.sql, self.params)
         if not self._expanded(tree):
             return self.session.plain(self.sql, self.params)
-        return self._run(tree)
+        return self._described(tree) if isinstance(tree, exp.Describe) else self._run(tree)
+
+    def _described(self, tree: exp.Expr) -> Outcome:
+        """DESCRIBE: names and types, without a question."""
+        bound = Bound(tree)
+        run = self._begin(bound)
+        try:
+            self._bind(bound, run)
+            text = typed(bound.tree, bound.specs, run.sql_type, stable=True).sql(dialect="duckdb")
+        finally:
+            self.session.end_run()
+        return self.session.plain(text)
 
     def _expanded(self, tree: exp.Expr) -> bool:
         """Put stored definitions in their place; whether there is an AI call then."""
@@ -155,6 +166,7 @@ class AiStatement:
     def _prepared(self, bound: Bound, run: Run) -> Prepared:
         """Bind and check everything that can be checked before a question is asked."""
         self._bind(bound, run)
+        _refuse_later(run)
         run.check()
         shown = typed(bound.tree, bound.specs, run.sql_type, stable=True)
         text = shown.sql(dialect="duckdb")
@@ -296,6 +308,21 @@ class AiStatement:
             found["measured"]["text"] = str(outcome.report)
             found["measured"]["result_rows"] = rows
         return found
+
+
+def _refuse_later(run: Run) -> None:
+    """Settings that this version knows and does not keep yet are refused, not ignored. Targets are kept: exact answers
+    meet every one of them."""
+    settings = run.settings
+    later = {
+        "ai_budget": settings["ai_budget"] is not None,
+        "ai_mode = 'cascade'": settings["ai_mode"] == "cascade",
+        f"ai_workers = '{settings['ai_workers']}'": settings["ai_workers"] != "local",
+        "the option budget": any(name == "budget" for spec in run.specs for name, _ in spec.options),
+    }
+    for name, asked in later.items():
+        if asked:
+            raise NotSupportedError(f"{name} is not in this version: every question goes to the oracle, without a cap")
 
 
 def pinned(tree: exp.Expr) -> Plan:

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,7 @@ ASKED_TIERS = ("oracle", "proxy")
 TIERS = (*ASKED_TIERS, "cache", "head", "rule")
 _REASONS = {"oracle": "exact", "cache": "cache hit"}
 _COUNTER = itertools.count()
+KEPT_SESSIONS = 20
 
 
 class TraceFolder:
@@ -232,14 +234,14 @@ class OpTrace:
 
 class RunTrace:
     """The trace of one statement. `rows` (of the result), `label`, `contract` and `degraded` may be set until
-    `finish`; `label` starts as 'exact' under `ai_mode = 'exact'`. `warnings` counts each warning's text.
+    `finish`; `label` starts as 'exact'. `warnings` counts each warning's text.
     Several threads may record at once; the counters of one operator belong to one thread."""
 
     def __init__(self, folder: Path, sql: str, settings: Mapping[str, Value], mode: Mode) -> None:
         self.run_id = _new_run_id()
         self.sql = clean(redact(sql))
         self.mode = mode
-        self.label = "exact" if settings.get("ai_mode") == "exact" else None
+        self.label: str | None = "exact"
         self.contract: str | None = None
         self.degraded = False
         self.rows: int | None = None
@@ -370,6 +372,26 @@ def _rows(table: str, rows: list[dict[str, object]]) -> pa.RecordBatch:
     import pyarrow as pa
 
     return pa.RecordBatch.from_pylist(rows, schema=schema(table))
+
+
+def session_folder(parent: Path) -> Path:
+    """A folder for the traces of one database in memory, below `parent`. Of those of ended processes the newest
+    `KEPT_SESSIONS` stay; the others are removed now."""
+    old = sorted(folder for folder in parent.glob("2*") if not _lives(folder.name))
+    for folder in old[:-KEPT_SESSIONS]:
+        shutil.rmtree(folder, ignore_errors=True)
+    return parent / _new_run_id()
+
+
+def _lives(name: str) -> bool:
+    """Whether the process that a run's or session's name was made in still runs."""
+    try:
+        os.kill(int(name.split("-")[1]), 0)
+    except (ValueError, IndexError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _new_run_id() -> str:

@@ -65,23 +65,23 @@ def set_runtime_factory(factory: Factory | None) -> None:
     _factory = factory
 
 
-def install(con: Any, **settings: Value) -> None:
+def install(con: Any, *, allow_models: Sequence[str] | None = None, **settings: Value) -> None:
     """Make the AI functions callable on the DuckDB connection `con`; again: with the new settings.
 
-    `settings` are those of `SET` (`ai_oracle='..'`). `ProgrammingError` for an unknown setting or a bad value,
-    and when another cursor of the same database has installed them.
+    `allow_models` lists the places models may come from, as for `sqluice.connect`. `settings` are those of `SET`
+    (`ai_oracle='..'`). `ProgrammingError` for an unknown setting or a bad value, and when another cursor of the same database has installed them.
     """
     checked = {config.lookup(name).name: config.parse(name, value) for name, value in settings.items()}
-    for name, (function, returns) in functions_for(_runtime(checked)).items():
+    for name, (function, returns) in functions_for(_runtime(checked, allow_models)).items():
         register(con, name, function, returns)
 
 
-def _runtime(settings: dict[str, Value]) -> Runtime:
+def _runtime(settings: dict[str, Value], allow_models: Sequence[str] | None) -> Runtime:
     if _factory is None:
         importlib.import_module("sqluice.engine.runtime")
     if _factory is None:
         raise InternalError("sqluice.engine.runtime registered no runtime")
-    return _factory(settings)
+    return _factory(settings, allow_models)
 
 
 def register(con: Any, name: str, function: Callable[..., object], returns: str) -> None:

@@ -120,8 +120,9 @@ def constant_text(what: str, arg: Arg, at: int) -> str:
 
 def wrong_count(function: str, signatures: Sequence[str], given: int) -> BindError:
     """The error for a call with a number of arguments that no signature has."""
-    arguments = f"{given or 'no'} argument{'' if given == 1 else 's'}"
-    return BindError(f"{function} does not take {arguments}; write {' or '.join(signatures)}")
+    arguments = f"{given} argument{'' if given == 1 else 's'}" if given else "arguments"
+    verb = "does not take" if given else "needs"
+    return BindError(f"{function} {verb} {arguments}; write {' or '.join(signatures)}")
 
 
 def shown(value: object) -> str:

@@ -200,7 +200,7 @@ def unreadable(source: Source, error: BaseException) -> ModelError:
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return ModelError(f"{source.name} does not fit into memory; name a smaller model or another dtype")
     if "accelerate" in str(error) or isinstance(error, ImportError):
-        return MissingExtraError(f"model {source.name}", "local")  # type: ignore[return-value]
+        return ModelError(f"{source.name} needs a package that is not installed ({_first_line(error)})")
     return WeightsError(
         f"{source.name} cannot be loaded: it is damaged, incomplete or of a kind this transformers does not"
         f" know ({_first_line(error)})"

@@ -24,6 +24,7 @@ from sqluice.optimizer.ast import (
     replaced,
     sql,
     windows,
+    with_from,
 )
 from sqluice.optimizer.scope import CannotLift, own_columns
 
@@ -89,7 +90,8 @@ def _grouped(
 ) -> tuple[exp.Select, dict[str, str], Callable[..., list[exp.Expr]]]:
     keys = _keys(select, aggregates)
     having = select.args.get("having")
-    kept = [part for part in conjuncts(having.this if having else None) if not _about(part, aggregates)]
+    below = {sql(key) for key in keys}
+    kept = [part for part in conjuncts(having.this if having else None) if not _asks_above(part, below, aggregates)]
     upper = _upper(select, kept)
     found: dict[str, exp.Expr] = {f"k{at}": key for at, key in enumerate(keys)}
     known = {sql(key): name for name, key in found.items() if not isinstance(key, exp.Literal)}
@@ -98,7 +100,7 @@ def _grouped(
             if sql(call) not in known:
                 known[sql(call)] = f"a{len(found)}"
                 found[known[sql(call)]] = call
-    inner = _inner(select, found)
+    inner = _inner(select, found or {"one": exp.Count(this=exp.Star())})
     group = select.args.get("group")
     if group is not None:
         places = [exp.Literal.number(at + 1) for at in range(len(keys))]
@@ -112,11 +114,6 @@ def _grouped(
         return [part for part in conjuncts(having.this if having else None) if sql(part) not in kept_sql]
 
     return inner, known, conditions
-
-
-def _about(node: exp.Expr, aggregates: frozenset[str]) -> bool:
-    """Whether `node` holds a question about an aggregate."""
-    return any(aggregate_calls(arg, aggregates) for site in own_sites(node) for arg in args_of(site))
 
 
 def _windowed(select: exp.Select) -> tuple[exp.Select, dict[str, str], Callable[..., list[exp.Expr]]]:
@@ -137,7 +134,7 @@ def _windowed(select: exp.Select) -> tuple[exp.Select, dict[str, str], Callable[
         for col in own_columns(rest):
             if not (len(col.parts) == 1 and (col.name in known.values() or col.name.lower() in aliases)):
                 add(col, "c")
-    return _inner(select, found), known, list
+    return _inner(select, found or {"one": exp.Literal.number(1)}), known, list
 
 
 def _keys(select: exp.Select, aggregates: frozenset[str]) -> list[exp.Expr]:
@@ -186,11 +183,10 @@ def _upper(select: exp.Select, without: Iterable[exp.Expr]) -> list[exp.Expr]:
 
 def _inner(select: exp.Select, found: dict[str, exp.Expr]) -> exp.Select:
     columns = [exp.alias_(node.copy(), name, quoted=True) for name, node in found.items()]
-    inner = exp.Select(expressions=columns or [exp.alias_(exp.Literal.number(1), "one", quoted=True)])
-    for name in ("from_", "joins", "where", "sample", "laterals"):
-        value = select.args.get(name)
-        if value:
-            inner.set(name, [one.copy() for one in value] if isinstance(value, list) else value.copy())
+    inner = with_from(exp.Select(expressions=columns), select)
+    for name in ("where", "sample"):
+        if select.args.get(name) is not None:
+            inner.set(name, select.args[name].copy())
     return inner
 
 

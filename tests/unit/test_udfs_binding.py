@@ -78,7 +78,7 @@ def test_equal_options_make_equal_specs() -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ([], "no argument.*AI_FILTER\\(text"),
+        ([], "needs arguments.*AI_FILTER\\(text"),
         ([A, B, A, B], "4 arguments.*AI_FILTER\\(PROMPT"),
         ([Const("Is {0} good?"), A], "use PROMPT"),
         ([A, B], "instruction.*constant.*PROMPT"),
