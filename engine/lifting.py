@@ -181,9 +181,10 @@ class Lifter:
 
     def _children(self, select: exp.Select, ctes: Ctes) -> None:
         """Lift the queries one level below; those that look at this level's rows are marked and stay row-wise."""
-        items = {id(item) for item in _from_items(select)}
+        start = select.args.get("from_")
         for nested in nested_queries(select):
-            alone = id(nested) in items or self.catalog.stands_alone(nested, list(ctes.written))
+            first = start is not None and nested is start.this
+            alone = first or self.catalog.stands_alone(nested, list(ctes.written))
             nested.meta[CORRELATED] = not alone
             if alone:
                 nested.replace(self.query(nested, ctes))
@@ -201,13 +202,6 @@ class Lifter:
 
     def _pin_all(self, node: exp.Expr, reason: str) -> None:
         self._pin([found for found in node.walk() if is_site(found)], reason)
-
-
-def _from_items(select: exp.Select) -> list[exp.Expr]:
-    """FROM items that stand for themselves: a subquery that is not LATERAL sees nothing of its neighbours."""
-    start = select.args.get("from_")
-    found = [start.this] if start is not None else []
-    return [*found, *(join.this for join in select.args.get("joins") or () if isinstance(join.this, exp.Subquery))]
 
 
 def _unliftable(select: exp.Select) -> list[exp.Expr]:

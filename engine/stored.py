@@ -31,7 +31,15 @@ def _is_view(table: exp.Table, views: Mapping[str, str]) -> bool:
     if table.name.lower() not in views or isinstance(table.parent, exp.Create | exp.Drop | exp.Describe):
         return False
     ctes = [cte for node in _ancestors(table) if (w := node.args.get("with_")) is not None for cte in w.expressions]
-    return bool(table.db) or table.name.lower() not in {cte.alias.lower() for cte in ctes}
+    hiding = {cte.alias.lower() for cte in ctes}
+    if not table.db and table.name.lower() in hiding:
+        return False
+    return not hiding or not hiding & _reads(views[table.name.lower()])
+
+
+def _reads(text: str) -> set[str]:
+    """Names of the tables in a view: where a CTE hides one, the view cannot be put in its place."""
+    return {table.name.lower() for table in parsing.parse(text).expression.find_all(exp.Table)}
 
 
 def _put_view(table: exp.Table, text: str) -> None:

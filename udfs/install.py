@@ -69,7 +69,8 @@ def install(con: Any, *, allow_models: Sequence[str] | None = None, **settings: 
     """Make the AI functions callable on the DuckDB connection `con`; again: with the new settings.
 
     `allow_models` lists the places models may come from, as for `sqluice.connect`. `settings` are those of `SET`
-    (`ai_oracle='..'`). `ProgrammingError` for an unknown setting or a bad value, and when another cursor of the same database has installed them.
+    (`ai_oracle='..'`). `ProgrammingError` for an unknown setting or a bad value, and when another cursor of the same
+    database has installed them.
     """
     checked = {config.lookup(name).name: config.parse(name, value) for name, value in settings.items()}
     for name, (function, returns) in functions_for(_runtime(checked, allow_models)).items():

@@ -21,24 +21,16 @@ def apply(query: exp.Expr) -> bool:
         return False
     names = Counter(cte.alias.lower() for cte in query.find_all(exp.CTE))
     changed = False
-    for cte in reversed(list(clause.expressions)):
+    for at, cte in reversed(list(enumerate(clause.expressions))):
         name = cte.alias.lower()
-        uses = [
-            table
-            for table in query.find_all(exp.Table)
-            if table.name.lower() == name and not table.db and isinstance(table.this, exp.Identifier)
-        ]
         if names[name] > 1 or not has_site(cte, deep=True):
             continue
+        before = {id(table) for one in clause.expressions[: at + 1] for table in _tables(one)}
+        uses = [table for table in _tables(query) if table.name.lower() == name and id(table) not in before]
         if not uses and isinstance(cte.this, exp.Query):
             cte.pop()
             changed = True
-        elif (
-            len(uses) == 1
-            and not cte.args.get("materialized")
-            and isinstance(cte.this, exp.Select)
-            and _simple(uses[0])
-        ):
+        elif len(uses) == 1 and _is_simple(cte, uses[0], query) and not _is_captured(cte, clause, names):
             _inline(cte, uses[0])
             changed = True
     if not clause.expressions:
@@ -46,8 +38,31 @@ def apply(query: exp.Expr) -> bool:
     return changed
 
 
-def _simple(table: exp.Table) -> bool:
-    return not any(table.args.get(name) for name in ("pivots", "sample", "joins", "laterals", "ordinality"))
+def _tables(node: exp.Expr) -> list[exp.Table]:
+    """Tables that may be CTEs."""
+    return [table for table in node.find_all(exp.Table) if not table.db and isinstance(table.this, exp.Identifier)]
+
+
+def _is_simple(cte: exp.CTE, table: exp.Table, query: exp.Expr) -> bool:
+    """Whether a use is nothing but a FROM item, of `query` or of what it reads, so that rows are looked at once."""
+    if cte.args.get("materialized") or not isinstance(cte.this, exp.Select):
+        return False
+    if any(table.args.get(name) for name in ("pivots", "sample", "joins", "laterals", "ordinality")):
+        return False
+    node: exp.Expr | None = table
+    while node is not None and node is not query:
+        node = node.parent
+        if not isinstance(node, exp.From | exp.Join | exp.Query | exp.CTE | exp.With):
+            return False
+    return True
+
+
+def _is_captured(cte: exp.CTE, clause: exp.With, names: Counter[str]) -> bool:
+    """Whether a table that the CTE reads may be hidden by another CTE where the CTE is used."""
+    earlier = {one.alias.lower() for one in clause.expressions[: clause.expressions.index(cte)]}
+    known = earlier | {one.alias.lower() for one in cte.this.find_all(exp.CTE)}
+    reads = {table.name.lower() for table in _tables(cte)}
+    return any(names[name] > (1 if name in known else 0) for name in reads)
 
 
 def _inline(cte: exp.CTE, table: exp.Table) -> None:

@@ -112,7 +112,7 @@ def _merge(select: exp.Select, item: exp.Subquery, inner: exp.Select, scope: Sco
     renames = _renames(inner, item.alias)
     if scope.merged or below.merged or alias is None or renames is None:
         return False
-    if not (_is_qualified(inner) and _is_qualified(select)):
+    if not (_is_qualified(inner, below) and _is_qualified(select, scope)):
         return False
     values = _outputs(inner, scope.columns[alias], below, renames)
     if values is None or _sorts_by_constant(select, alias, values) or not expand_stars(select, scope):
@@ -131,13 +131,14 @@ def _condition(select: exp.Select) -> exp.Expr | None:
     return None if where is None else where.this
 
 
-def _is_qualified(select: exp.Select) -> bool:
+def _is_qualified(select: exp.Select, scope: Scope) -> bool:
     """Whether every reference is to one column of one item, or is a key of ORDER BY or DISTINCT ON that names an output:
     other bare names might be taken for columns of the new FROM."""
     outputs = {one.alias_or_name.lower() for one in select.expressions}
     named = {id(key) for clause in ("order", "distinct") for node in nodes(select, clause) for key in keys(node)}
     return all(
-        column.table or (id(column) in named and column.name.lower() in outputs) for column in own_columns(select)
+        column.table in scope.columns or (id(column) in named and column.name.lower() in outputs)
+        for column in own_columns(select)
     )
 
 

@@ -78,7 +78,7 @@ def apply(select: exp.Select, scope: Scope, at: int, lifting: Lifting) -> Scope:
     _check(select, scope, join, lifting)
     if not expand_stars(select, scope):
         raise CannotLift("a star with EXCLUDE or REPLACE over a join with a question")
-    comma = max((number for number in range(at) if is_comma(joins[number])), default=-1)
+    comma = _comma(joins, at)
     start = select.args["from_"].this if comma < 0 else joins[comma].this
     source = exp.Select().from_(start.copy())
     source.set("joins", [one.copy() for one in joins[comma + 1 : at]])
@@ -104,12 +104,25 @@ def apply(select: exp.Select, scope: Scope, at: int, lifting: Lifting) -> Scope:
     return Scope({left.name: (*left.names, ORDINAL), **shown, **kept}, hidden=scope.hidden)
 
 
+def _comma(joins: list[exp.Join], at: int) -> int:
+    """The number of the comma after which the left side of join `at` begins, -1 for the beginning of FROM. A join that
+    looks beyond the comma may as well begin there, but for one that adds rows without its left side."""
+    comma = max((number for number in range(at) if is_comma(joins[number])), default=-1)
+    near = {join.this.alias_or_name for join in joins[max(comma, 0) : at + 1]}
+    looks = [col for join in joins[comma + 1 : at + 1] for col in own_columns(join)]
+    if comma < 0 or all(col.table in near for col in looks):
+        return comma
+    if any((join.side or "").upper() in ("RIGHT", "FULL") for join in joins[: at + 1]):
+        raise CannotLift("a question in the ON of an outer join that looks beyond a comma")
+    return -1
+
+
 def _check(select: exp.Select, scope: Scope, join: exp.Join, lifting: Lifting) -> None:
     kind = (join.kind or "").upper()
     if join.method or kind not in ("", "INNER", "OUTER", "SEMI", "ANTI") or isinstance(join.this, exp.Lateral):
         raise CannotLift(f"a question in the ON of a {join.side or ''} {kind} JOIN".replace("  ", " "))
     items = [select.args["from_"].this, *(one.this for one in select.args["joins"])]
-    nested = [query for query in nested_queries(select) if not any(query is item for item in items)]
+    nested = [query for query in nested_queries(select) if query is not items[0]]
     if scope.merged or any(map(lifting.is_correlated, nested)):
         raise CannotLift("a question in the ON of an outer join beside USING or a correlated query")
     if any(not isinstance(item, exp.Query) and next(own_columns(item), None) is not None for item in items):

@@ -56,7 +56,7 @@ def reference(alias: str, name: str, fields: Iterable[str] = ()) -> exp.Expr:
 
 
 def _joins(select: exp.Select, scope: Scope) -> None:
-    """ON and functions in FROM see the items before them, back to the last comma."""
+    """ON and functions in FROM see the items before them; those after the last comma go first."""
     start = select.args.get("from_")
     if start is None:
         return
@@ -71,6 +71,7 @@ def _joins(select: exp.Select, scope: Scope) -> None:
         if join.args.get("on") is not None:
             on = exp.Paren(this=join.args["on"])
             _qualify(own_columns(on), scope.only(group, hidden=name))
+            _qualify(own_columns(on), scope.only(before, hidden=name))
             join.set("on", on.this)
         if name in scope.hidden:
             before.remove(name)

@@ -42,10 +42,11 @@ class Statement:
 
 
 class Statements:
-    """Writes statements over some tables."""
+    """Writes statements over some tables. `size` tells how deep FROM is nested."""
 
-    def __init__(self, rng: Random, tables: list[Table]) -> None:
+    def __init__(self, rng: Random, tables: list[Table], size: int = 2) -> None:
         self.rng = rng
+        self.size = size
         self.write = Expressions(rng, self._subquery)
         self.froms = Froms(rng, self.write, self._derived)
         self.tables = tables
@@ -73,10 +74,10 @@ class Statements:
         return f"CREATE OR REPLACE VIEW {name} AS {block.text}", Table(name, block.columns)
 
     def _query(self) -> Statement:
-        prefix = self._with() if self.write.flag(4) else ""
+        prefix = self._with() if self.size and self.write.flag(4) else ""
         if self.write.flag(6):
             return self._set_operation(prefix)
-        block = self._block(2, Sight(()))
+        block = self._block(self.size, Sight(()))
         return self._ending(prefix + block.text, block)
 
     def _with(self) -> str:
@@ -128,9 +129,9 @@ class Statements:
         name, sight = quoted(table.name), self._sight_of(table)
         kind = self.rng.randint(0, 4)
         if kind == 0:
-            return Statement(f"CREATE TABLE made AS {self._block(2, Sight(())).text}", reads="made")
+            return Statement(f"CREATE TABLE made AS {self._block(self.size, Sight(())).text}", reads="made")
         if kind == 1:
-            block = self._block(2, Sight(()), types=(INT, TEXT))
+            block = self._block(self.size, Sight(()), types=(INT, TEXT))
             return Statement(f"INSERT INTO {name} (id, s) {block.text}", reads=name)
         where = f" WHERE {self.write.one(BOOL, sight, 2)}"
         if kind == 2:

@@ -265,7 +265,7 @@ def test_complete() -> None:
         ([A, options(response_format={"type": "string"})], "response_format.*JSON schema"),
         ([A, options(response_format="[1]")], "response_format.*JSON schema"),
         ([A, options(response_format={"type": "object", "properties": 3})], "response_format.*JSON schema"),
-        ([], "no argument.*AI_COMPLETE\\("),
+        ([], "needs arguments.*AI_COMPLETE\\("),
     ],
 )
 def test_wrong_completions(args: Sequence[Arg], says: str) -> None:

@@ -1,0 +1,80 @@
+"""The planner changes no answer: random statements give the same optimized and row by row.
+
+To look into a failure, run the SQL that it prints in both modes: it makes its own tables, and the model of `compare`
+answers by the text alone.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from property.compare import Pair, shape
+from property.data import TEXT, Column, Table, tables
+from property.queries import Statement, Statements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHAPES: set[str] = set()
+RAISED: list[str] = []
+LEAST_SHAPES = 500
+BATCH = 6
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+@given(data=SEEDS, picks=st.lists(st.tuples(st.integers(0, 2), SEEDS), min_size=BATCH, max_size=BATCH))
+def test_both_plans_give_the_same(pair: Pair, data: int, picks: list[tuple[int, int]]) -> None:
+    made = tables(Random(data))
+    pair.make(made)
+    view = Statements(Random(data), made).view()
+    if view is not None and pair.add_view(view[0]):
+        made.append(view[1])
+    for size, seed in picks:
+        statement = Statements(Random(seed), made, size).one()
+        found = pair.check(statement)
+        SHAPES.add(shape(statement.text))
+        if found.error is not None:
+            RAISED.append(statement.text)
+
+
+def test_statements_have_many_shapes_and_few_raise() -> None:
+    if not SHAPES:
+        pytest.skip("counts what the test above has run")
+    assert len(SHAPES) >= LEAST_SHAPES
+    assert len(RAISED) < len(SHAPES) / 5
+
+
+LONG = "'" + "long text " * 1_000_000 + "'"
+OVER_LONG = (
+    "SELECT id, AI_FILTER(s), AI_COMPLETE(PROMPT('{0}!', left(s, 9))) FROM long ORDER BY id",
+    "SELECT count(*) FROM long a JOIN long b ON a.id < b.id AND AI_FILTER(PROMPT('{0} {1}', a.s, b.s))",
+    "SELECT length(max(s)) FROM long GROUP BY AI_FILTER(s) ORDER BY 1",
+)
+
+
+@pytest.mark.parametrize("text", OVER_LONG)
+def test_a_text_of_ten_megabytes(pair: Pair, text: str) -> None:
+    rows = (("1", LONG), ("2", "'short'"), ("3", "NULL"), ("4", LONG))
+    pair.make([Table("long", (Column("id", "INTEGER"), Column("s", TEXT)), rows)])
+    assert pair.check(Statement(text, ordered=True)).error is None
+
+
+@pytest.mark.parametrize(
+    ("inside", "joint"), [("AI_FILTER(s)", " AND "), ("AI_FILTER(s)", " OR "), ("id = 1", " OR "), ("id", " + ")]
+)
+def test_an_expression_of_a_thousand_parts(pair: Pair, inside: str, joint: str) -> None:
+    pair.make([Table("deep", (Column("id", "INTEGER"), Column("s", TEXT)), (("1", "'a'"), ("2", "'b'")))])
+    text = f"SELECT id, AI_FILTER(s) AS f, {joint.join([inside] * 1000)} AS x FROM deep ORDER BY 1"
+    assert pair.check(Statement(text, ordered=True)).error is None
