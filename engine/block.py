@@ -33,7 +33,7 @@ from sqluice.optimizer.ast import (
     with_from,
 )
 from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Limit, Stage, Step
-from sqluice.optimizer.rules import outer_joins, split_blocks
+from sqluice.optimizer.rules import outer_joins, qualify, split_blocks
 from sqluice.optimizer.scope import CannotLift, Scope, own_columns
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Spooler:
 
     def is_correlated(self, query: exp.Expr) -> bool:
         """Whether a nested query looks at the rows around it."""
-        return not self.lifter.catalog.stands_alone(query, list(self.ctes.written))
+        return self.lifter.is_correlated(query, self.ctes)
 
     def spool(self, name: str, source: exp.Select, columns: tuple[str, ...]) -> None:
         """One more stage, which numbers the rows of `source`."""
@@ -178,7 +178,7 @@ class BlockLifter:
         """Steps for every question in `nodes`, each after those that its arguments and guard need."""
         for node in nodes:
             self.errors |= {guards.key(site) for site in own_sites(node) if site.this == ERROR}
-        wanted = guards.collect(nodes)
+        wanted = guards.collect(nodes, self.lifter.catalog.aggregates)
         open_ones = {name: need for name, need in wanted.items() if not self.asked.get(name, ("", False))[1]}
         while open_ones:
             free = [name for name, need in open_ones.items() if not _inner(need.site) & open_ones.keys()]
@@ -265,21 +265,18 @@ class BlockLifter:
             if value:
                 pulled = [self._pull(one) for one in value] if isinstance(value, list) else self._pull(value)
                 above.set(name, pulled)
-        if select.args.get("distinct") is not None:
-            above.set("distinct", self._pull(select.args["distinct"]))
-        if select.args.get("order") is not None:
-            above.set("order", self._ordering(select.args["order"]))
+        for name in ("distinct", "order"):
+            if select.args.get(name) is not None:
+                above.set(name, self._keyed(select.args[name]))
         return above
 
-    def _ordering(self, order: exp.Expr) -> exp.Expr:
-        """ORDER BY, in which a bare name is an output column first."""
-        names = {one.alias_or_name.lower() for one in self.select.expressions}
-        new = order.copy()
-        for ordered in new.expressions:
-            key = ordered.this if isinstance(ordered, exp.Ordered) else ordered
-            if isinstance(key, exp.Column) and len(key.parts) == 1 and key.name.lower() in names:
-                continue
-            key.replace(self._pull(key))
+    def _keyed(self, clause: exp.Expr) -> exp.Expr:
+        """ORDER BY or DISTINCT ON, in which a bare name is an output column first."""
+        outputs = {one.alias_or_name.lower() for one in self.select.expressions}
+        new = clause.copy()
+        for key in qualify.keys(new):
+            if not (isinstance(key, exp.Column) and len(key.parts) == 1 and key.name.lower() in outputs):
+                key.replace(self._pull(key))
         return new
 
     def _output(self, one: exp.Expr) -> list[exp.Expr]:
@@ -301,8 +298,9 @@ class BlockLifter:
             holder.set("replace", [part.copy() for part in kept] or None)
         elif has_site(star):
             raise CannotLift("a question inside a star")
-        probe = with_from(exp.Select(expressions=[native.copy()]), self.select)
-        names = self.lifter.catalog.outputs(probe, list(self.ctes.written))
+        if "columns" not in one.meta:
+            raise CannotLift("a star whose columns are not known")
+        names = one.meta["columns"]
         first = len(self.names)
         columns = [f"__c{first + at}" for at in range(len(names))]
         self.names += columns

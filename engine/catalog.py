@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MARK = "__mark"
 _AGGREGATES: WeakKeyDictionary[Any, tuple[int, frozenset[str]]] = WeakKeyDictionary()
+_AI_CALL = r"(?i)\bai_\w+\s*\("
 _MERGING = ("NATURAL", "ASOF", "POSITIONAL")
 
 
@@ -121,7 +122,7 @@ def _with(query: exp.Expr, ctes: list[exp.CTE]) -> exp.Expr:
 def ai_views(con: Any) -> dict[str, str]:
     """Views whose text holds an AI call: lower-case name -> the view's SQL."""
     rows = con.execute(
-        "SELECT lower(view_name), sql FROM duckdb_views() WHERE NOT internal AND regexp_matches(sql, '(?i)\\bai_\\w+\\s*\\(')"
+        f"SELECT lower(view_name), sql FROM duckdb_views() WHERE NOT internal AND regexp_matches(sql, '{_AI_CALL}')"
     ).fetchall()
     return {name: re.sub(r";\s*$", "", text) for name, text in rows}
 
@@ -130,6 +131,6 @@ def ai_macros(con: Any) -> dict[str, tuple[list[str], str]]:
     """Scalar macros whose text holds an AI call: lower-case name -> names of their parameters, their text."""
     rows = con.execute(
         "SELECT lower(function_name), parameters, macro_definition FROM duckdb_functions() WHERE NOT internal "
-        "AND function_type = 'macro' AND regexp_matches(macro_definition, '(?i)\\bai_\\w+\\s*\\(')"
+        f"AND function_type = 'macro' AND regexp_matches(macro_definition, '{_AI_CALL}')"
     ).fetchall()
     return {name: (list(parameters), text) for name, parameters, text in rows}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from sqluice.engine.block import BlockLifter
-from sqluice.optimizer.ast import has_site, is_site, nested_queries, own, own_sites, pin, spec_of
+from sqluice.optimizer.ast import has_site, is_site, nested_queries, own, own_sites, pin, spec_of, with_from
 from sqluice.optimizer.plan import Plan, Stage
 from sqluice.optimizer.rules import (
     expand_aliases,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SCOPE = "scope"
 CORRELATED = "correlated"
+COLUMNS = "columns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ class Lifter:
         if not own_sites(select):
             self._children(select, ctes)
             return select
+        self._name_stars(select, scope, ctes)
         if join_predicates.apply(select):
             self.plan.fired.append("join_predicates")
         if split_blocks.needs_split(select, self.catalog.aggregates):
@@ -157,6 +159,16 @@ class Lifter:
         if merged:
             self.plan.fired.append("merge_subqueries")
         return merged
+
+    def _name_stars(self, select: exp.Select, scope: Scope, ctes: Ctes) -> None:
+        """Stars as columns; those that only DuckDB can take apart get the names it finds."""
+        if not scope.merged and qualify.expand_stars(select, scope):
+            return
+        for one in select.expressions:
+            star = one.this if isinstance(one, exp.Column) else one
+            if isinstance(star, exp.Star | exp.Columns):
+                probe = with_from(exp.Select(expressions=[one.copy()]), select)
+                one.meta[COLUMNS] = self.catalog.outputs(probe, list(ctes.written))
 
     def _split(self, select: exp.Select, scope: Scope, ctes: Ctes, *, root: bool) -> exp.Select:
         name = self.name("q")
@@ -184,12 +196,16 @@ class Lifter:
         start = select.args.get("from_")
         for nested in nested_queries(select):
             first = start is not None and nested is start.this
-            alone = first or self.catalog.stands_alone(nested, list(ctes.written))
-            nested.meta[CORRELATED] = not alone
-            if alone:
-                nested.replace(self.query(nested, ctes))
-            else:
+            nested.meta[CORRELATED] = not first and self.is_correlated(nested, ctes)
+            if nested.meta[CORRELATED]:
                 self._pin_all(nested, "in a correlated query")
+            else:
+                nested.replace(self.query(nested, ctes))
+
+    def is_correlated(self, query: exp.Expr, ctes: Ctes) -> bool:
+        """Whether a nested query looks at the rows around it. One that reads stages was made by a rule: it does not."""
+        ours = any(table.name.startswith(self.prefix) for table in query.find_all(exp.Table))
+        return not ours and not self.catalog.stands_alone(query, list(ctes.written))
 
     def add(self, stage: Stage) -> None:
         """One more stage, after those before it."""

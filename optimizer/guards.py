@@ -4,6 +4,7 @@
     a OR f                       where a is not true
     a AND f                      where a is not false
     COALESCE(a, f)               where a is null
+    sum(f) FILTER (a)            where a is true
 
 A guard is a condition that must be true for the question to be asked; a row where it is not true gets NULL in place of
 the answer, which cannot change the value of the whole expression.
@@ -16,7 +17,17 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from sqluice.optimizer.ast import args_of, conjunction, disjunction, has_site, is_site, own, own_sites, sql
+from sqluice.optimizer.ast import (
+    args_of,
+    conjunction,
+    disjunction,
+    has_site,
+    is_aggregate,
+    is_site,
+    own,
+    own_sites,
+    sql,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -47,12 +58,12 @@ class Need:
         return disjunction(found) if len(found) > 1 else found[0] if found else None
 
 
-def collect(nodes: list[exp.Expr]) -> dict[str, Need]:
+def collect(nodes: list[exp.Expr], aggregates: frozenset[str] = frozenset()) -> dict[str, Need]:
     """What each AI expression in `nodes` is needed for, by `key`. Inner ones (arguments of others) come before outer
-    ones."""
+    ones. `aggregates` names aggregate functions: conditions around one are about groups, not about its rows."""
     found: dict[str, Need] = {}
     for node in nodes:
-        for site, guard in _walk(node, []):
+        for site, guard in _walk(node, [], aggregates):
             found.setdefault(key(site), Need(site)).places.append(guard)
     return found
 
@@ -62,19 +73,27 @@ def key(site: exp.Expr) -> str:
     return sql(site).replace("__AI_ERROR(", "__AI(")
 
 
-def _walk(node: exp.Expr, guard: list[exp.Expr]) -> Iterator[tuple[exp.Expr, list[exp.Expr]]]:
+def _walk(
+    node: exp.Expr, guard: list[exp.Expr], aggregates: frozenset[str]
+) -> Iterator[tuple[exp.Expr, list[exp.Expr]]]:
     """Every AI expression in `node` with the conditions above it; inner ones first."""
     if not has_site(node):
         return
     if is_site(node):
         for arg in args_of(node):
-            yield from _walk(arg, guard)
+            yield from _walk(arg, guard, aggregates)
         yield node, guard
         return
+    if isinstance(node, exp.Window | exp.Filter | exp.WithinGroup) or is_aggregate(node, aggregates):
+        guard = []
     for child, extra in _children(node):
         if isinstance(child, exp.Query):
             continue
-        yield from _walk(child, [*guard, *extra])
+        if isinstance(node, exp.Filter) and child is node.this:  # not again at the aggregate itself
+            for below in child.iter_expressions():
+                yield from _walk(below, [*guard, *extra], aggregates)
+        else:
+            yield from _walk(child, [*guard, *extra], aggregates)
 
 
 def _children(node: exp.Expr) -> Iterator[tuple[exp.Expr, list[exp.Expr]]]:
@@ -93,6 +112,9 @@ def _children(node: exp.Expr) -> Iterator[tuple[exp.Expr, list[exp.Expr]]]:
             before.append(arm)
     elif isinstance(node, exp.And | exp.Or):
         yield from _arms(node)
+    elif isinstance(node, exp.Filter):
+        yield node.expression, []
+        yield node.this, [_is_true(node.expression.this)]
     else:
         for child in node.iter_expressions():
             yield child, []

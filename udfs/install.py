@@ -55,7 +55,7 @@ class Runtime(Protocol):
         ...
 
 
-Factory: TypeAlias = "Callable[[dict[str, Value]], Runtime]"
+Factory: TypeAlias = "Callable[[dict[str, Value], Sequence[str] | None], Runtime]"
 _factory: Factory | None = None
 
 

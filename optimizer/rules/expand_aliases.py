@@ -8,10 +8,14 @@ DuckDB lets WHERE, HAVING, QUALIFY and later output columns name an alias; a col
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sqlglot import exp
 
 from sqluice.optimizer.ast import replaced
-from sqluice.optimizer.scope import Scope
+
+if TYPE_CHECKING:
+    from sqluice.optimizer.scope import Scope
 
 _CLAUSES = ("where", "qualify")
 

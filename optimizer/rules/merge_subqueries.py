@@ -25,7 +25,7 @@ from sqluice.optimizer.ast import (
     windows,
 )
 from sqluice.optimizer.rules.join_predicates import is_inner
-from sqluice.optimizer.rules.qualify import keys, nodes, reference
+from sqluice.optimizer.rules.qualify import expand_stars, given, is_qualified, keys, nodes, reference
 from sqluice.optimizer.scope import Scope, own_columns
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def apply(
 ) -> bool:
     """Merge the first subquery of `select` that allows it, in place; whether one was merged.
 
-    `scope` is that of `select`, which is qualified; `inner_scope` qualifies a subquery's select and gives its scope, None
-    where it has none.
+    `scope` is that of `select`, which is qualified; `inner_scope` qualifies a subquery's select and gives its scope,
+    None where it has none.
     """
     start = select.args.get("from_")
     joins = select.args.get("joins") or []
@@ -53,7 +53,7 @@ def apply(
         if (
             not (has_site(inner) or has_site(select))
             or not is_plain(inner, aggregates)
-            or set(_set(item)) - {"this", "alias"}
+            or set(given(item)) - {"this", "alias"}
         ):
             continue
         below = inner_scope(inner)
@@ -64,7 +64,7 @@ def apply(
 
 def is_plain(inner: exp.Select, aggregates: frozenset[str]) -> bool:
     """Whether `inner` only filters rows and computes columns, each row by itself and the same each time."""
-    if set(_set(inner)) - _PLAIN or any(not is_inner(join) for join in inner.args.get("joins") or ()):
+    if set(given(inner)) - _PLAIN or any(not is_inner(join) for join in inner.args.get("joins") or ()):
         return False
     for one in inner.expressions:
         if (
@@ -76,7 +76,7 @@ def is_plain(inner: exp.Select, aggregates: frozenset[str]) -> bool:
             return False
         if (
             nested_queries(one)
-            or (isinstance(one, exp.Star) and _set(one))
+            or (isinstance(one, exp.Star) and given(one))
             or (isinstance(one, exp.Column) and isinstance(one.this, exp.Star))
         ):
             return False
@@ -84,15 +84,10 @@ def is_plain(inner: exp.Select, aggregates: frozenset[str]) -> bool:
     return not (where is not None and nested_queries(where)) and inner.args.get("from_") is not None
 
 
-def _set(node: exp.Expr) -> list[str]:
-    """Names of the arguments of `node` that hold something."""
-    return [name for name, value in node.args.items() if value not in (None, [], False)]
-
-
 def _reads_outside(select: exp.Select, scope: Scope) -> bool:
     """Whether a nested query or a star form of `select` could not follow a change of its names."""
     for found in own(select):
-        if isinstance(found, exp.Columns) or (isinstance(found, exp.Star) and _set(found)):
+        if isinstance(found, exp.Columns) or (isinstance(found, exp.Star) and given(found)):
             return True
     items = [item.this for item in [select.args.get("from_"), *(select.args.get("joins") or [])] if item is not None]
     below = [query for query in nested_queries(select) if query not in items]
@@ -112,7 +107,7 @@ def _merge(select: exp.Select, item: exp.Subquery, inner: exp.Select, scope: Sco
     renames = _renames(inner, item.alias)
     if scope.merged or below.merged or alias is None or renames is None:
         return False
-    if not (_is_qualified(inner, below) and _is_qualified(select, scope)):
+    if not (is_qualified(inner, below) and is_qualified(select, scope)):
         return False
     values = _outputs(inner, scope.columns[alias], below, renames)
     if values is None or _sorts_by_constant(select, alias, values) or not expand_stars(select, scope):
@@ -129,17 +124,6 @@ def _merge(select: exp.Select, item: exp.Subquery, inner: exp.Select, scope: Sco
 def _condition(select: exp.Select) -> exp.Expr | None:
     where = select.args.get("where")
     return None if where is None else where.this
-
-
-def _is_qualified(select: exp.Select, scope: Scope) -> bool:
-    """Whether every reference is to one column of one item, or is a key of ORDER BY or DISTINCT ON that names an output:
-    other bare names might be taken for columns of the new FROM."""
-    outputs = {one.alias_or_name.lower() for one in select.expressions}
-    named = {id(key) for clause in ("order", "distinct") for node in nodes(select, clause) for key in keys(node)}
-    return all(
-        column.table in scope.columns or (id(column) in named and column.name.lower() in outputs)
-        for column in own_columns(select)
-    )
 
 
 def _sorts_by_constant(select: exp.Select, alias: str, values: dict[str, exp.Expr]) -> bool:
@@ -187,29 +171,6 @@ def _renamed(value: exp.Expr, renames: dict[str, str]) -> exp.Expr:
     for column in list(own_columns(root)):
         column.set("table", exp.to_identifier(renames[column.table.lower()], quoted=True))
     return root.this if isinstance(root.this, exp.Column | exp.Func | exp.Literal) else root
-
-
-def expand_stars(select: exp.Select, scope: Scope) -> bool:
-    """`*` and `t.*` as columns with their names, in place; False when one of them has a more complicated form."""
-    found: list[exp.Expr] = []
-    for one in select.expressions:
-        if isinstance(one, exp.Star) and not _set(one):
-            aliases = list(scope.columns)
-        elif isinstance(one, exp.Star):
-            return False
-        elif isinstance(one, exp.Column) and isinstance(one.this, exp.Star):
-            alias = scope.alias(one.parts[0].name) if len(one.parts) == 2 else None
-            if alias is None or _set(one.this):
-                return False
-            aliases = [alias]
-        else:
-            found.append(one)
-            continue
-        found += [
-            exp.alias_(reference(alias, name), name, quoted=True) for alias in aliases for name in scope.columns[alias]
-        ]
-    select.set("expressions", found)
-    return True
 
 
 def _substitute(select: exp.Select, alias: str, values: dict[str, exp.Expr]) -> None:

@@ -20,14 +20,14 @@ from sqluice.optimizer.ast import (
     conjunction,
     conjuncts,
     has_site,
-    is_comma,
     is_cheap,
+    is_comma,
     is_filtering,
     nested_queries,
     own,
 )
 from sqluice.optimizer.plan import ORDINAL
-from sqluice.optimizer.rules.merge_subqueries import expand_stars
+from sqluice.optimizer.rules.qualify import is_qualified
 from sqluice.optimizer.scope import CannotLift, Scope, own_columns
 
 if TYPE_CHECKING:
@@ -72,12 +72,10 @@ def find(select: exp.Select) -> int | None:
 
 
 def apply(select: exp.Select, scope: Scope, at: int, lifting: Lifting) -> Scope:
-    """Rewrite join number `at` of a qualified `select` in place; the new scope. `CannotLift` where it is not possible."""
+    """Rewrite join number `at` of a qualified `select` in place; the new scope. `CannotLift` where that cannot be."""
     joins = list(select.args["joins"])
     join = joins[at]
     _check(select, scope, join, lifting)
-    if not expand_stars(select, scope):
-        raise CannotLift("a star with EXCLUDE or REPLACE over a join with a question")
     comma = _comma(joins, at)
     start = select.args["from_"].this if comma < 0 else joins[comma].this
     source = exp.Select().from_(start.copy())
@@ -127,18 +125,14 @@ def _check(select: exp.Select, scope: Scope, join: exp.Join, lifting: Lifting) -
         raise CannotLift("a question in the ON of an outer join beside USING or a correlated query")
     if any(not isinstance(item, exp.Query) and next(own_columns(item), None) is not None for item in items):
         raise CannotLift("a question in the ON of an outer join beside a function of other columns in FROM")
-    if any(isinstance(node, exp.Columns) for one in select.expressions for node in own(one)):
-        raise CannotLift("COLUMNS() over an outer join with a question")
-    if any(not col.table and scope.resolves(col) and not _names_output(select, col) for col in own_columns(select)):
+    if any(isinstance(node, exp.Columns | exp.Star) for one in select.expressions for node in own(one)):
+        raise CannotLift("a star or COLUMNS() over a join with a question")
+    if not is_qualified(select, scope):
         raise CannotLift("a whole row or an ambiguous column beside an outer join with a question")
 
 
-def _names_output(select: exp.Select, col: exp.Column) -> bool:
-    return col.name.lower() in {one.alias.lower() for one in select.expressions if one.alias}
-
-
 def _push(select: exp.Select, source: exp.Select | None, aliases: list[str], at: int) -> None:
-    """Let conditions of WHERE on one side decide before the questions, where the join adds no rows without that side."""
+    """Let conditions of WHERE on one side go before the questions, where the join adds no rows without that side."""
     where = select.args.get("where")
     later = select.args["joins"][at + 1 :]
     if source is None or where is None or any((join.side or "").upper() in ("RIGHT", "FULL") for join in later):

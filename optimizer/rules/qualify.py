@@ -123,7 +123,59 @@ def _is_bare(node: exp.Expr) -> bool:
 def _methods(select: exp.Select, scope: Scope) -> None:
     """`s.lower()` names a column that the parser takes for something else."""
     for node in list(own(select)):
-        if isinstance(node, exp.Dot) and isinstance(node.this, exp.Identifier) and isinstance(node.expression, exp.Func):
-            column = exp.Column(this=node.this.copy())
-            if scope.split(column) is not None:
-                node.set("this", exp.Paren(this=column))
+        if not isinstance(node, exp.Dot) or not isinstance(node.expression, exp.Func):
+            continue
+        column = exp.Column(this=node.this.copy()) if isinstance(node.this, exp.Identifier) else None
+        if column is not None and scope.split(column) is not None:
+            node.set("this", exp.Paren(this=column))
+
+
+def is_qualified(select: exp.Select, scope: Scope) -> bool:
+    """Whether every reference is to one column of one item, or is a key of ORDER BY or DISTINCT ON that names an
+    output: other bare names might be taken for columns of a new FROM."""
+    outputs = {one.alias_or_name.lower() for one in select.expressions}
+    named = {id(key) for clause in _OUTPUTS_FIRST for node in nodes(select, clause) for key in keys(node)}
+    return all(
+        column.table in scope.columns
+        or column.table in scope.hidden
+        or (id(column) in named and not column.table and column.name.lower() in outputs)
+        for column in own_columns(select)
+    )
+
+
+def given(node: exp.Expr) -> list[str]:
+    """Names of the arguments of `node` that hold something."""
+    return [name for name, value in node.args.items() if value not in (None, [], False)]
+
+
+def expand_stars(select: exp.Select, scope: Scope) -> bool:
+    """Stars as columns with their names, in place; False when one has a form that only DuckDB can take apart."""
+    found: list[exp.Expr] = []
+    for one in select.expressions:
+        star = one.this if isinstance(one, exp.Column) and isinstance(one.this, exp.Star) else one
+        if not isinstance(star, exp.Star):
+            found.append(one)
+            continue
+        alias = scope.alias(one.parts[0].name) if isinstance(one, exp.Column) and len(one.parts) == 2 else None
+        columns = _starred(star, scope, list(scope.columns) if one is star else [alias] if alias else [])
+        if columns is None:
+            return False
+        found += columns
+    if any(isinstance(part, exp.Columns) for one in found for part in own(one)):
+        return False
+    select.set("expressions", found)
+    return True
+
+
+def _starred(star: exp.Star, scope: Scope, aliases: list[str]) -> list[exp.Expr] | None:
+    """The columns that one star stands for."""
+    left_out = [column.name.lower() for column in star.args.get("except_") or () if not column.table]
+    if len(left_out) != len(star.args.get("except_") or ()) or star.args.get("rename") or not aliases:
+        return None
+    replaced = {one.alias.lower(): one.this for one in star.args.get("replace") or ()}
+    return [
+        exp.alias_(replaced.get(name.lower(), reference(alias, name)).copy(), name, quoted=True)
+        for alias in aliases
+        for name in scope.columns[alias]
+        if name.lower() not in left_out
+    ]

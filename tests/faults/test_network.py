@@ -121,9 +121,7 @@ TROUBLES: list[Trouble] = [dropped, cut, garbled, empty, broken, refused]
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     server = Endpoint()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    for name in ("FIRST_WAIT", "BASE_WAIT", "WAIT"):
-        if hasattr(transport, name):
-            monkeypatch.setattr(transport, name, 0.01)
+    monkeypatch.setattr(transport, "BACKOFF", 0.01)
     yield server
     server.shutdown()
     server.server_close()

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
     from property.data import Table
     from property.queries import Statement
-
     from sqluice.optimizer.plan import Plan
     from sqluice.types import Prompt
 
-MODES = ("optimized", "rowwise")
+_OTHERS = r"\b(LIMIT|LEFT|RIGHT|FULL|SEMI|ANTI|false|NULL|v\d+|unnest|n)\b"
 
 
 class Model(ScriptedModel):
@@ -54,7 +53,7 @@ class Result:
     distinct: int = 0
 
 
-class Difference(AssertionError):  # noqa: N818 - it is one: two results differ
+class Difference(AssertionError):
     """The two modes do not agree; the text tells the data and the SQL to rerun it."""
 
 
@@ -172,7 +171,7 @@ def differences(statement: Statement, found: Result, wanted: Result) -> str:
 
 def _is_one_block(text: str) -> bool:
     """Whether DuckDB has no other block of the statement to look at first, which may spare it this one."""
-    return text.count("SELECT") == 1 and not re.search(r"\b(LIMIT|LEFT|RIGHT|FULL|SEMI|ANTI|false|NULL|v\d+|unnest|n)\b", text)
+    return text.count("SELECT") == 1 and not re.search(_OTHERS, text)
 
 
 def _cost(found: Result, wanted: Result, *, compared: bool) -> str:

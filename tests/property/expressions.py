@@ -150,7 +150,8 @@ class Expressions:
 
         def subject() -> str:
             a, b = (self.one(INT, sight, 0) for _ in range(2))
-            return f"CASE {a} WHEN {b} THEN {self.one(kind, sight, depth - 1)} ELSE {self.one(kind, sight, depth - 1)} END"
+            values = [self.one(kind, sight, depth - 1) for _ in range(2)]
+            return f"CASE {a} WHEN {b} THEN {values[0]} ELSE {values[1]} END"
 
         def coalesce() -> str:
             return f"COALESCE({self.one(kind, sight, depth - 1)}, {self.one(kind, sight, depth - 1)})"

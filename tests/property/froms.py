@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from property.data import BOOL, INT, TEXT, Column, quoted
 from property.expressions import Expressions, Item, Sight
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from property.data import Table
 
+Derived: TypeAlias = "Callable[[int, Sight], tuple[str, list[Column], int | None]]"
 JOINS = ("JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "SEMI JOIN", "ANTI JOIN", "CROSS JOIN", ",")
 VALUES = "(VALUES (1, 'red'), (2, 'plum pear'), (3, NULL))"
 
@@ -20,9 +21,7 @@ VALUES = "(VALUES (1, 'red'), (2, 'plum pear'), (3, NULL))"
 class Froms:
     """Writes FROM clauses. `derived` writes a query and tells its columns."""
 
-    def __init__(
-        self, rng: Random, expressions: Expressions, derived: Callable[[int, Sight], tuple[str, list[Column], int | None]]
-    ) -> None:
+    def __init__(self, rng: Random, expressions: Expressions, derived: Derived) -> None:
         self.rng = rng
         self.expressions = expressions
         self.derived = derived
@@ -81,8 +80,10 @@ class Froms:
         asking = write.call(BOOL, sight, 1) or "true"
         cheap = f"{write.column(INT, sight) or '1'} = {write.column(INT, sight) or '1'}"
         return self.rng.choice(
-            (cheap, asking, f"{cheap} AND {asking}", f"{asking} AND {cheap}", f"{cheap} OR {asking}")
-            + (f"{cheap} AND NOT {asking} AND {write.one(BOOL, sight, 1)}", write.one(BOOL, sight, 2))
+            (
+                *(cheap, asking, f"{cheap} AND {asking}", f"{asking} AND {cheap}", f"{cheap} OR {asking}"),
+                *(f"{cheap} AND NOT {asking} AND {write.one(BOOL, sight, 1)}", write.one(BOOL, sight, 2)),
+            )
         )
 
     def _item(self, depth: int, around: Sight, taken: set[str]) -> tuple[str, Item]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SIMPLE = (TEXT, INT, BOOL, DOUBLE)
 EVERY = (*SIMPLE, *SIMPLE, LABELS, OUTCOME, RECORD)
 _BARE = re.compile(r'(?:(?:\w+|"[^"]+")\.)*([A-Za-z_]\w*|"[^"]+")')
+LIMITS = (" LIMIT 2", " LIMIT 3 OFFSET 1", " LIMIT 1 + 1", " LIMIT 50 %", " OFFSET 1", " LIMIT 0")
 NAMES = ("f", "s", "id", "k", "score", "Label", "c")
 
 
@@ -107,7 +108,7 @@ class Statements:
         """ORDER BY and LIMIT."""
         if self.write.flag(3):
             return Statement(text)
-        limit = self.rng.choice((" LIMIT 2", " LIMIT 3 OFFSET 1", " LIMIT 1 + 1", " LIMIT 50 %", " OFFSET 1", " LIMIT 0"))
+        limit = self.rng.choice(LIMITS)
         if self.write.flag(3):
             return Statement(f"{text}{limit}", whole=text)
         keys = "ALL"
@@ -154,9 +155,7 @@ class Statements:
         block = self._block(min(depth, 1), around, types=(kind,), plain=True)
         return f"({block.text} ORDER BY ALL LIMIT 1)"
 
-    def _block(
-        self, depth: int, around: Sight, types: tuple[str, ...] | None = None, *, plain: bool = False
-    ) -> Block:
+    def _block(self, depth: int, around: Sight, types: tuple[str, ...] | None = None, *, plain: bool = False) -> Block:
         """A SELECT. `types` asks for exactly these columns."""
         source, sight = self.froms.clause(depth, around)
         where = f" WHERE {self._condition(sight, depth)}" if self.write.flag(2) else ""
@@ -192,14 +191,14 @@ class Statements:
         names = [column.name.lower() for column in columns]
         return ", ".join(found), [one for one in columns if names.count(one.name.lower()) == 1]
 
-    def _plain(
-        self, source: str, where: str, sight: Sight, types: tuple[str, ...] | None, form: str
-    ) -> Block:
+    def _plain(self, source: str, where: str, sight: Sight, types: tuple[str, ...] | None, form: str) -> Block:
         kinds = types or tuple(self.rng.choice(EVERY) for _ in range(self.rng.randint(1, 3)))
         values = [(self.write.one(kind, sight, 2), kind) for kind in kinds]
         extra = ""
         if form == "windows":
             window = self._window(sight)
+            if self.write.flag(3):
+                window = f"CASE WHEN {self.write.one(BOOL, sight, 1)} THEN {window} END"
             if types is None:
                 values.append((window, INT))
             if self.write.flag(2):
@@ -274,8 +273,8 @@ class Statements:
         if not whole:
             for _ in range(self.rng.randint(1, 2)):
                 kind = self.rng.choice(SIMPLE)
-                found = (self.write.column(kind, sight) if self.write.flag(2) else None) or self.write.one(kind, sight, 1)
-                keys.append((found, kind))
+                column = self.write.column(kind, sight) if self.write.flag(2) else None
+                keys.append((column or self.write.one(kind, sight, 1), kind))
         aggregates = [self._aggregate(sight) for _ in range(self.rng.randint(1, 2))]
         above = Sight((), (), leaves=(*keys, *aggregates))
         if types is None:

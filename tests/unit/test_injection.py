@@ -59,7 +59,7 @@ class Recorder:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         self.texts += texts
-        return np.tile(np.float32([1, 0]), (len(texts), 1))
+        return np.tile(np.array([1, 0], dtype=np.float32), (len(texts), 1))
 
     @property
     def args(self) -> list[str]:

@@ -68,7 +68,7 @@ class Scripted:
 def runtime() -> Iterator[Scripted]:
     scripted = Scripted()
 
-    def factory(settings: dict[str, Value]) -> Scripted:
+    def factory(settings: dict[str, Value], allow_models: Sequence[str] | None) -> Scripted:
         scripted.settings = settings
         return scripted
 
