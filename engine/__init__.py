@@ -1,1 +1,1 @@
-""""""
+"""What a person talks to, and what runs a plan."""

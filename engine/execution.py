@@ -27,7 +27,7 @@ from sqluice.udfs.answers import answer_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqluice.engine.asking import Answers
+    from sqluice.engine.operators.ask import Answers
     from sqluice.engine.run import Run
     from sqluice.optimizer.plan import Limit, Plan, Step
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqluice.optimizer.plan import Plan
 
 _HEAD = re.compile(
-    r"\s*EXPLAIN\s+(?:\((?P<options>[^)]*)\)\s*)?(?P<words>(?:(?:ANALYZE|VERBOSE)\s+)*)(?P<statement>.*)\Z",
+    r"\s*EXPLAIN\s+(?P<words>(?:(?:ANALYZE|VERBOSE)\s+)*)(?:\((?P<options>[^)]*)\)\s*)?(?P<statement>.*)\Z",
     re.IGNORECASE | re.DOTALL,
 )
 _WIDTH = 110

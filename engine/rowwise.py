@@ -27,14 +27,17 @@ FUNCTIONS = {
     "FLOAT[]": "__ai_floats",
 }
 ERRORS = "__ai_error_text"
+PROBE = "_probe"
+"""Ends the names of functions that answer NULL: DuckDB may fold calls with constants when it only describes a query."""
+
 STABLE = "_stable"
 """Ends the names of the functions that DuckDB takes for free of side effects. It allows no others inside a window; the
 others are never pushed below a join, duplicated or folded while a plan is made."""
 
 
-def typed(node: exp.Expr, specs: Sequence[Spec], sql_type: Callable[[int], str], *, stable: bool = False) -> exp.Expr:
-    """A copy of `node` in which every AI expression is a call that DuckDB can bind and run. `stable` takes functions
-    without side effects everywhere: DuckDB allows those where an alias names them."""
+def typed(node: exp.Expr, specs: Sequence[Spec], sql_type: Callable[[int], str], *, ending: str = "") -> exp.Expr:
+    """A copy of `node` in which every AI expression is a call that DuckDB can bind and run. `ending`
+    chooses which: `STABLE` where DuckDB allows no side effects (an alias names the call), `PROBE` for a look at types."""
 
     def change(part: exp.Expr) -> exp.Expr:
         if not (is_site(part) or is_pinned(part)):
@@ -44,7 +47,7 @@ def typed(node: exp.Expr, specs: Sequence[Spec], sql_type: Callable[[int], str],
         args = [exp.Literal.number(number), *texts]
         if part.this in (ERROR, PINNED[ERROR]):
             return exp.Anonymous(this=ERRORS, expressions=args)
-        name = FUNCTIONS[specs[number].returns] + (STABLE if stable or part.find_ancestor(exp.Window) else "")
+        name = FUNCTIONS[specs[number].returns] + (ending or (STABLE if part.find_ancestor(exp.Window) else ""))
         call = exp.Anonymous(this=name, expressions=args)
         if specs[number].operation == "embed":
             return exp.cast(call, sql_type(number), dialect="duckdb")
@@ -76,6 +79,7 @@ class Functions:
         for returns, name in FUNCTIONS.items():
             _create(con, name, self._function(error=False), returns)
             _create(con, name + STABLE, self._function(error=False), returns, volatile=False)
+            _create(con, name + PROBE, _nothing, returns, volatile=False)
         _create(con, ERRORS, self._function(error=True), "VARCHAR")
 
     def _function(self, *, error: bool) -> Callable[..., Any]:
@@ -89,6 +93,12 @@ class Functions:
                     raise
 
         return answer
+
+
+def _nothing(*columns):  # type: ignore[no-untyped-def]
+    import pyarrow as pa
+
+    return pa.nulls(len(columns[0]))
 
 
 def _create(con: Any, name: str, function: Callable[..., Any], returns: str, *, volatile: bool = True) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sqluice.engine.asking import CACHE, TIERS, Answers, Asker, Watch, template_digest
+from sqluice import errors
+from sqluice.engine.operators.ask import CACHE, TIERS, Answers, Asker, Watch, template_digest
 from sqluice.errors import InterruptedQueryError, ModelError
 from sqluice.udfs.answers import answer_text, arrow_type, sql_type
 from sqluice.workers.pool import LocalPool
@@ -203,6 +204,18 @@ class Run:
         """A warning on the cursor and in the trace."""
         self.warnings[text] = self.warnings.get(text, 0) + 1
         self.trace.warn(text)
+
+    def messages(self) -> list[tuple[type, str]]:
+        """What the cursor shows: warnings of the run and of its trace, each once."""
+        return [(errors.Warning, text) for text in {**self.warnings, **self.trace.warnings}]
+
+    def count_lost(self) -> None:
+        """Count what was asked where the decisions themselves are lost."""
+        for asker in self._askers.values():
+            op = asker.op
+            if not op.distinct_inputs:
+                op.calls, op.cached = asker.asked, asker.hits
+                op.distinct_inputs = asker.asked + asker.hits
 
     def finish(self, error: BaseException | None = None) -> Report:
         """Write the trace and make the report; later calls change nothing."""

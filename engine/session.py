@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from sqluice import config as settings_of
-from sqluice import errors
 from sqluice.engine import parsing, script
 from sqluice.engine.answer_cache import AnswerCache, MemoryCache, NoCache, open_cache
 from sqluice.engine.catalog import ai_macros, ai_views
@@ -77,13 +76,13 @@ class Session:
         self.macros: dict[str, tuple[list[str], str]] = {}
         self.functions = Functions(self._answer_rows)
         self._generic = _GenericRuntime(self)
-        self._registered = False
         self._active: Outcome | None = None
         self._caches: dict[str, AnswerCache] = {}
         self._trace = TraceFolder(_trace_folder(database))
         self._traced = False
         self._closed = False
         self._counter = itertools.count(1)
+        self._register_functions()
         self._look_for_views()
 
     def execute(self, sql: str, params: Params = None) -> Outcome:
@@ -173,16 +172,13 @@ class Session:
         """No statement with AI expressions runs any more."""
         self.run = None
 
-    def register_functions(self) -> None:
-        """Make AI functions known to DuckDB. Outside a transaction, or their registration would be rolled back."""
-        if self._registered:
-            return
+    def _register_functions(self) -> None:
+        """Make AI functions known to DuckDB, before any transaction could roll their registration back."""
         self.functions.register(self.con)
         from sqluice.udfs.install import register
 
         for name, (function, returns) in functions_for(self._generic).items():
             register(self.con, name, function, returns)
-        self._registered = not self.in_transaction
 
     def prefix(self) -> str:
         """Names of temporary objects begin with this."""
@@ -203,8 +199,6 @@ class Session:
             return Outcome(None, None)
         self._prepare(sql)
         if parsing.mentions_ai(sql) or self._names_stored(sql):
-            if not self._registered:
-                self.register_functions()
             return AiStatement(self, sql, params).execute()
         return self.plain(sql, params)
 
@@ -217,7 +211,7 @@ class Session:
             """DuckDB may have called a function of ours: a prepared statement or a column's default holds it."""
             run = self.run
             if run is not None:
-                report, messages = run.finish(error), [(errors.Warning, text) for text in run.warnings]
+                report, messages = run.finish(error), run.messages()
                 self.end_run()
                 for outcome in found:
                     outcome.report = report
@@ -260,7 +254,7 @@ class Session:
         self.con.execute("ATTACH ':memory:' AS ai (READ_WRITE)")
         for statement in self._trace.views():
             self.con.execute(statement)
-        self._traced = True
+        self._traced = not self.in_transaction  # a rollback takes it away
 
     def _cache(self, where: str) -> AnswerCache:
         if where not in self._caches:

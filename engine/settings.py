@@ -12,11 +12,13 @@ from sqluice.errors import ProgrammingError, programming_error
 if TYPE_CHECKING:
     from sqluice.config import Value
 
+_END = r"(?:\s|--[^\n]*|/\*.*?\*/)*;?\s*\Z"
 _SET = re.compile(
-    r"SET\s+(?:SESSION\s+|LOCAL\s+|GLOBAL\s+)?(?P<name>ai_\w+)\s*(?:=|\bTO\b)\s*(?P<value>.+?)\s*(?:--[^\n]*\s*)*;?\s*\Z",
+    r"SET\s+(?:SESSION\s+|LOCAL\s+|GLOBAL\s+)?(?P<name>ai_\w+)\s*(?:=|\bTO\b)\s*(?P<value>'(?:[^']|'')*'|[^\s';]+)"
+    + _END,
     re.IGNORECASE | re.DOTALL,
 )
-_RESET = re.compile(r"RESET\s+(?:SESSION\s+|GLOBAL\s+)?(?P<name>ai_\w+)\s*(?:--[^\n]*\s*)*;?\s*\Z", re.IGNORECASE)
+_RESET = re.compile(r"RESET\s+(?:SESSION\s+|GLOBAL\s+)?(?P<name>ai_\w+)" + _END, re.IGNORECASE)
 _MENTION = re.compile(r"\bai_settings\s*\(", re.IGNORECASE)
 _QUOTED = re.compile(r"'((?:[^']|'')*)'\Z")
 

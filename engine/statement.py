@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from sqlglot import exp
 
-from sqluice import errors
 from sqluice.engine import explain, parsing, stored
 from sqluice.engine.binding import Binder, Bound
 from sqluice.engine.catalog import DuckCatalog, described
 from sqluice.engine.execution import Executor
 from sqluice.engine.lifting import Lifter
 from sqluice.engine.results import drain, outcome_of, peek, rows_outcome
-from sqluice.engine.rowwise import typed
+from sqluice.engine.rowwise import PROBE, STABLE, typed
 from sqluice.engine.script import beginning
 from sqluice.errors import Error, NotSupportedError
 from sqluice.optimizer.ast import is_site, pin, spec_of
@@ -68,7 +67,7 @@ class AiStatement:
             tree = parsing.parse(self.sql, self.params)
         except parsing.NotParsed:
             return self._as_it_is()
-        if _STORED.match(self.sql, start):
+        if _STORED.match(self.sql, start) or _defines_columns(tree):
             self._check(tree)
             return self.session.plain(self.sql, self.params)
         if not self._expanded(tree):
@@ -81,7 +80,7 @@ class AiStatement:
         run = self._begin(bound)
         try:
             self._bind(bound, run)
-            text = typed(bound.tree, bound.specs, run.sql_type, stable=True).sql(dialect="duckdb")
+            text = typed(bound.tree, bound.specs, run.sql_type, ending=PROBE).sql(dialect="duckdb")
         finally:
             self.session.end_run()
         return self.session.plain(text)
@@ -145,7 +144,7 @@ class AiStatement:
             try:
                 described(self.con, text)
             except duckdb.BinderException:
-                return typed(statement, bound.specs, run.sql_type, stable=True).sql(dialect="duckdb")
+                return typed(statement, bound.specs, run.sql_type, ending=STABLE).sql(dialect="duckdb")
         return text
 
     def _as_it_is(self) -> Outcome:
@@ -168,7 +167,7 @@ class AiStatement:
         self._bind(bound, run)
         _refuse_later(run)
         run.check()
-        shown = typed(bound.tree, bound.specs, run.sql_type, stable=True)
+        shown = typed(bound.tree, bound.specs, run.sql_type, ending=PROBE)
         text = shown.sql(dialect="duckdb")
         try:
             if isinstance(bound.tree, exp.Query):
@@ -182,7 +181,7 @@ class AiStatement:
         return Prepared(bound, None)
 
     def _bind(self, bound: Bound, run: Run) -> None:
-        catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type, stable=True))
+        catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type, ending=PROBE))
 
         def evaluate(text: str) -> Any:
             rows = self.con.execute(text).fetchall()
@@ -210,7 +209,7 @@ class AiStatement:
         prefix = self.session.prefix()
         if run.settings["ai_plan"] == "rowwise":
             return pinned(bound.tree), prefix
-        catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type, stable=True))
+        catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type, ending=PROBE))
         try:
             return Lifter(catalog, prefix).lift(bound.tree), prefix
         except RecursionError:
@@ -238,7 +237,7 @@ class AiStatement:
             if executor is not None:
                 executor.record()
         except (duckdb.Error, Error):
-            pass  # the transaction is already broken: the decisions went with it
+            run.count_lost()  # the transaction is broken, and the decisions went with it
         try:
             if began:
                 self.con.execute("ROLLBACK")
@@ -267,7 +266,7 @@ class AiStatement:
                 raise self.session.error(failure, self.sql) from failure
             run.finish()
             self.session.end_run()
-        return run.finish(), [(errors.Warning, text) for text in run.warnings]
+        return run.finish(), run.messages()
 
     def _explain(self) -> Outcome:
         request = explain.Request.parse(self.sql[beginning(self.sql) :])
@@ -308,6 +307,12 @@ class AiStatement:
             found["measured"]["text"] = str(outcome.report)
             found["measured"]["result_rows"] = rows
         return found
+
+
+def _defines_columns(tree: exp.Expr) -> bool:
+    """Whether AI calls stand in a table's definition (a default, a CHECK, a generated column), not in a query."""
+    calls = parsing.ai_calls(tree) if isinstance(tree, exp.Create | exp.Alter) else []
+    return any(call.find_ancestor(exp.Query) is None for call in calls)
 
 
 def _refuse_later(run: Run) -> None:

@@ -1,1 +1,1 @@
-""""""
+"""Plans and what changes them: pure functions over sqlglot trees."""

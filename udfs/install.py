@@ -86,6 +86,7 @@ def _runtime(settings: dict[str, Value], allow_models: Sequence[str] | None) -> 
 
 
 def register(con: Any, name: str, function: Callable[..., object], returns: str) -> None:
+    """Make one function known to `con`, in place of an earlier one of ours."""
     import duckdb
 
     with contextlib.suppress(duckdb.InvalidInputException):  # it is not there yet

@@ -31,6 +31,9 @@ GIVE_UP_AFTER = 64
 FIRST_ROWS, MOST_ROWS, BATCH_SECONDS = 16, 1024, 0.25
 """Micro-batches of a model without sizes of its own: the first one, the largest, the time one should take."""
 
+NOT_ASKED = "not asked"
+"""The error of a row that an interruption left out."""
+
 _CHARS_NO_TOKEN_HAS = 128
 
 Operation: TypeAlias = Literal["score", "generate", "embed"]
@@ -209,7 +212,7 @@ def _run(work: _Work, batches: Iterable[np.ndarray]) -> Asked:
     except BaseException as error:
         unasked = set(range(len(work.told.tokens_in))) - _answered(work)
         for row in unasked:
-            work.told.errors.setdefault(row, "not asked")
+            work.told.errors.setdefault(row, NOT_ASKED)
         vars(error)["asked"] = _asked(work.told, work.bias)
         raise
     return _asked(work.told, work.bias)
@@ -238,11 +241,25 @@ def _attempt(work: _Work, rows: np.ndarray, attempt: int) -> bool:
     if cause is not None:
         failed = {int(rows[0]): said}
     work.told.errors.update(failed)
+    _hand_over(work, [row for row in rows.tolist() if row not in failed])
     _count(work, len(rows), failed)
     if work.failed >= GIVE_UP_AFTER and not work.succeeded:
         last = next(reversed(failed.values()))
         raise ModelError(f"{work.name} answered none of its first {work.failed} rows; the last one: {last}") from cause
     return True
+
+
+def _hand_over(work: _Work, rows: list[int]) -> None:
+    """Tell a caller who wants to know the answers of a micro-batch at once."""
+    answered = getattr(work.control, "answered", None)
+    if answered is None or not rows:
+        return
+    values = work.told.values
+    if isinstance(values, list):
+        answered(rows, [values[row] for row in rows], None)
+    else:
+        raw = values[rows]
+        answered(rows, raw if work.bias is None else raw - work.bias, raw)
 
 
 def _count(work: _Work, rows: int, failed: dict[int, str]) -> None:

@@ -105,5 +105,6 @@ class Control(Protocol):
         ...
 
     def done(self, batch: Batch) -> None:
-        """Called after every attempt at a micro-batch."""
+        """Called after every attempt at a micro-batch. A control that also has `answered(rows, values, raw)` is told
+        the answers of each micro-batch at once."""
         ...

@@ -1,1 +1,1 @@
-""""""
+"""Physical operators, one a file."""

@@ -1,1 +1,1 @@
-""""""
+"""Rewriting rules, one a file."""

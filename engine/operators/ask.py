@@ -17,6 +17,7 @@ from sqluice.engine import answer_cache
 from sqluice.errors import DataError, OperationalError
 from sqluice.types import Progress, Prompt
 from sqluice.udfs.answers import decode
+from sqluice.workers.pool import NOT_ASKED
 from sqluice.workers.protocol import Asked
 from sqluice.workers.replay import prompt_digest, template_state
 
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from sqluice.udfs.spec import Spec
     from sqluice.workers.protocol import Batch
 
-ORACLE, CACHE = 0, 1
-TIERS = ("oracle", "cache")
+ORACLE, CACHE, RULE = 0, 1, 2
+TIERS = ("oracle", "cache", "rule")
 _NAN = "model returned NaN"
 
 
@@ -61,6 +62,7 @@ class Watch:
     calls: int = 0
     cached: int = 0
     started: float = field(default_factory=time.monotonic)
+    keep: Callable[[list[int], Any, Any], None] | None = None
 
     def check(self) -> None:
         """Raises when the query is to stop."""
@@ -72,6 +74,11 @@ class Watch:
             self.done_rows += batch.rows
             self.calls += batch.rows
         self.tell()
+
+    def answered(self, rows: list[int], values: Any, raw: Any) -> None:
+        """Rows of a micro-batch that have answers: calibrated and raw scores, embeddings or completions."""
+        if self.keep is not None and rows:
+            self.keep(rows, values, raw)
 
     def tell(self) -> None:
         """Report where the operator is."""
@@ -105,6 +112,7 @@ class Asker:
         self._scope = answer_cache.scope(revision, repr(identity))
         self._cache = cache if revision and spec.operation != "count_tokens" else answer_cache.NoCache()
         self.warned: list[str] = []
+        self.asked = self.hits = 0
 
     def answer(self, columns: Sequence[Sequence[str]], n: int) -> Answers:
         """Answers to n distinct inputs without NULLs, one column an argument (none for a constant question).
@@ -127,28 +135,36 @@ class Asker:
         return answers
 
     def _saw_cached(self, hits: int) -> None:
+        self.hits += hits
         self.watch.cached += hits
         self.watch.done_rows += hits
         if hits:
             self.watch.tell()
 
     def _ask(self, rows: list[tuple[str, ...]], missing: list[int], keys: list[bytes]) -> Asked:
-        """What the model says about the rows in `missing`; also put into the cache."""
+        """What the model says about the rows in `missing`; each micro-batch goes into the cache as it comes."""
+        if not isinstance(self._cache, answer_cache.NoCache):
+            self.watch.keep = lambda at, values, raw: self._keep([keys[missing[row]] for row in at], values, raw)
         try:
             asked = self._operate([rows[at] for at in missing])
         except BaseException as error:
             part = getattr(error, "asked", None)
             if isinstance(part, Asked):
-                self._keep(part, missing, keys)
-                self.op.add_batches(part.batches)
+                self._charge(part)
             raise
-        self._keep(asked, missing, keys)
-        self.op.add_batches(asked.batches)
-        price = self.model.info.price_in * float(asked.tokens_in.sum()) + self.model.info.price_out * float(
-            asked.tokens_out.sum()
-        )
-        self.op.cost_usd += price / 1e6
+        finally:
+            self.watch.keep = None
+        self._charge(asked)
         return asked
+
+    def _charge(self, asked: Asked) -> None:
+        """Count what was asked, and what it cost."""
+        self.asked += len(asked.tokens_in) - sum(said == NOT_ASKED for said in asked.errors.values())
+        self.op.add_batches(asked.batches)
+        info = self.model.info
+        tokens = [(batch.tokens_in, batch.tokens_out) for batch in asked.batches]
+        price = sum(info.price_in * came + info.price_out * went for came, went in tokens)
+        self.op.cost_usd += price / 1e6
 
     def _operate(self, rows: list[tuple[str, ...]]) -> Asked:
         spec, template, kind = self.spec, self.spec.template, self.spec.kind
@@ -165,21 +181,14 @@ class Asker:
             asked = self._pool.generate(self.model, prompts, max_tokens=limit, schema=None, control=self.watch)
         return asked
 
-    def _keep(self, asked: Asked, missing: list[int], keys: list[bytes]) -> None:
-        """Put answers into the cache; rows that failed are asked again another time."""
-        good = [at for at in range(len(missing)) if at not in asked.errors]
-        if not good or isinstance(self._cache, answer_cache.NoCache):
-            return
-        blobs: list[bytes]
-        values: Any = asked.values
+    def _keep(self, keys: list[bytes], values: Any, raw: Any) -> None:
+        """Put the answers of one micro-batch into the cache. Rows that failed are asked again another time."""
         if self.spec.operation == "score":
-            raw: Any = asked.raw
-            blobs = answer_cache.pack_scores(values[good], raw[good])
+            self._cache.put(keys, answer_cache.pack_scores(values, raw))
         elif self.spec.operation == "embed":
-            blobs = answer_cache.pack_vector(values[good])
+            self._cache.put(keys, answer_cache.pack_vector(values))
         else:
-            blobs = [answer_cache.pack_text(values[at]) for at in good]
-        self._cache.put([keys[missing[at]] for at in good], blobs)
+            self._cache.put(keys, [answer_cache.pack_text(value) for value in values])
 
     def _merged(self, blobs: list[bytes | None], missing: list[int], asked: Asked, digests: list[bytes]) -> Answers:
         n = len(blobs)
@@ -239,7 +248,7 @@ class Asker:
         decoded = decode(self.spec, np.asarray(counts, dtype=np.int64))
         n, zeros = len(rows), np.zeros(len(rows), np.int32)
         self.watch.done_rows += n
-        tiers = np.full(n, CACHE, np.uint8)
+        tiers = np.full(n, RULE, np.uint8)
         return Answers(decoded.answers, decoded.scores, decoded.raw, tiers, digests, zeros, zeros)
 
     def _failed(self, errors: dict[int, str]) -> None:
