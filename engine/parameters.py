@@ -105,9 +105,9 @@ def _simple(value: Any) -> tuple[str, str] | None:
     if isinstance(value, bool | int):
         return str(value), "BOOLEAN" if isinstance(value, bool) else "HUGEINT"
     if isinstance(value, decimal.Decimal):
-        digits = value.as_tuple()
-        scale = max(0, -int(digits.exponent)) if isinstance(digits.exponent, int) else 0
-        return f"{value:f}", f"DECIMAL({max(len(digits.digits), scale) + 1}, {scale})"
+        text = f"{value:f}"
+        whole, _, fraction = text.lstrip("-").partition(".")
+        return text, f"DECIMAL({len(whole) + len(fraction)}, {len(fraction)})"
     if isinstance(value, datetime.datetime):
         return value.isoformat(" "), "TIMESTAMPTZ" if value.tzinfo else "TIMESTAMP"
     if isinstance(value, datetime.date):

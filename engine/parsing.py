@@ -7,6 +7,8 @@ upper case and `meta["ai"]`; parameters are replaced by their values.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,7 @@ from sqluice.errors import programming_error
 from sqluice.optimizer.ast import conjuncts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _CALL = "__fn_"
 _NAMES = re.compile(r"(ai_\w+|prompt)\Z", re.IGNORECASE)
@@ -62,7 +64,8 @@ def parse(sql: str, params: Sequence[object] | Mapping[str, object] | None = Non
     try:
         tokens = list(dialect.tokenize(sql))
         changed, joins, values = _changed(sql, tokens, params)
-        trees = dialect.parser(error_level=ErrorLevel.RAISE).parse(changed, sql)
+        with _quiet():
+            trees = dialect.parser(error_level=ErrorLevel.RAISE).parse(changed, sql)
     except (ParseError, TokenError, RecursionError) as error:
         raise NotParsed(str(error)) from error
     if len(trees) != 1 or trees[0] is None or isinstance(trees[0], exp.Command):
@@ -74,6 +77,17 @@ def parse(sql: str, params: Sequence[object] | Mapping[str, object] | None = Non
             node.meta["ai"] = True
     _wrap_ai_joins(sql, tree, joins, changed)
     return tree
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """sqlglot logs statements that it does not read, with their text."""
+    logger = logging.getLogger("sqlglot")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def is_call(node: object) -> bool:

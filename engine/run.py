@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sqluice import errors
-from sqluice.engine.operators.ask import CACHE, TIERS, Answers, Asker, Watch, template_digest
+from sqluice.engine.operators.ask import TIERS, Answers, Asker, Watch, template_digest
 from sqluice.errors import InterruptedQueryError, ModelError
 from sqluice.udfs.answers import answer_text, arrow_type, sql_type
 from sqluice.workers.pool import LocalPool
@@ -131,7 +131,9 @@ class Run:
             )
             op.seconds_load = time.monotonic() - started
             watch = Watch(self.runner.stop, self.runner.progress, spec.function)
-            self._askers[number] = Asker(spec, model, self.runner.pool, self._cache, op, watch, self.settings)
+            asker = Asker(spec, model, self.runner.pool, self._cache, op, watch, self.settings)
+            asker.dimension = self.dimension(spec)
+            self._askers[number] = asker
         return self._askers[number]
 
     def answer_rows(self, number: int, columns: Sequence[Sequence[str | None]], n: int, *, error: bool) -> pa.Array:
@@ -181,11 +183,12 @@ class Run:
         failed = np.zeros(len(hashes), bool)
         failed[list(errors)] = True
         status = np.where(failed, "failed", "answered").tolist() if errors else "answered"
-        tier: list[str] | str = [TIERS[code] for code in tiers.tolist()] if tiers.any() else TIERS[0]
+        same = len(tiers) > 0 and bool((tiers == tiers[0]).all())
+        tier: list[str] | str = TIERS[int(tiers[0])] if same else [TIERS[code] for code in tiers.tolist()]
         self.op(number).add_decisions(
             hashes,
             n_rows,
-            tier=TIERS[CACHE] if bool(tiers.all()) else tier,
+            tier=tier,
             scores=scores,
             raw_scores=raw,
             answers=answers,

@@ -12,13 +12,14 @@ from sqluice.errors import ProgrammingError, programming_error
 if TYPE_CHECKING:
     from sqluice.config import Value
 
-_END = r"(?:\s|--[^\n]*|/\*.*?\*/)*;?\s*\Z"
+_GAP = r"(?:\s|--[^\n]*|/\*.*?\*/)"
+_END = _GAP + r"*;?\s*\Z"
+_VALUE = r"(?P<value>'(?:[^']|'')*'|[^\s';]+)"
 _SET = re.compile(
-    r"SET\s+(?:SESSION\s+|LOCAL\s+|GLOBAL\s+)?(?P<name>ai_\w+)\s*(?:=|\bTO\b)\s*(?P<value>'(?:[^']|'')*'|[^\s';]+)"
-    + _END,
+    rf"SET{_GAP}+(?:(?:SESSION|LOCAL|GLOBAL){_GAP}+)?(?P<name>ai_\w+){_GAP}*(?:=|\bTO\b){_GAP}*{_VALUE}{_END}",
     re.IGNORECASE | re.DOTALL,
 )
-_RESET = re.compile(r"RESET\s+(?:SESSION\s+|GLOBAL\s+)?(?P<name>ai_\w+)" + _END, re.IGNORECASE)
+_RESET = re.compile(rf"RESET{_GAP}+(?:(?:SESSION|GLOBAL){_GAP}+)?(?P<name>ai_\w+){_END}", re.IGNORECASE | re.DOTALL)
 _MENTION = re.compile(r"\bai_settings\s*\(", re.IGNORECASE)
 _QUOTED = re.compile(r"'((?:[^']|'')*)'\Z")
 

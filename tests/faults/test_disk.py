@@ -111,10 +111,6 @@ def test_the_trace_beside_a_database_file_may_be_a_file(tmp_path: Path) -> None:
     assert (rows, status, recorded, runs) == ([[20000]], "ok", False, [[0]])
 
 
-UNTOLD = "what RunTrace.finish warns of is counted in the report and never reaches cursor.messages"
-
-
-@pytest.mark.xfail(strict=True, reason=UNTOLD)
 @pytest.mark.parametrize("limit", ["0", "100000", ""])
 def test_a_trace_that_is_not_written_is_one_warning(tmp_path: Path, limit: str) -> None:
     home = tmp_path / "home"

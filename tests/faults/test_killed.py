@@ -71,14 +71,7 @@ def wait_for(path: Path, count: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-WINDOWS = (
-    "answers reach the cache when a window of 16,384 inputs is whole: a process that is killed before has kept nothing"
-    " of a smaller query, although every micro-batch was paid for"
-)
-
-
 @pytest.mark.parametrize("plan", ["optimized", pytest.param("rowwise", marks=pytest.mark.slow)])
-@pytest.mark.xfail(strict=True, reason=WINDOWS)
 def test_what_a_killed_process_had_answered_is_not_asked_again(tmp_path: Path, plan: str) -> None:
     home, asked = tmp_path / "home", tmp_path / "asked"
     process = start(home, asked, SECONDS="0.05", SQL="SELECT count(*) FROM t WHERE AI_FILTER(s)")

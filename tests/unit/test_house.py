@@ -37,21 +37,9 @@ def test_no_file_is_too_long(path: Path) -> None:
     assert len(text_of(path).splitlines()) <= MOST_LINES
 
 
-SILENT = {
-    **dict.fromkeys(("engine/__init__.py", "engine/operators/__init__.py"), "an empty docstring"),
-    **dict.fromkeys(("optimizer/__init__.py", "optimizer/rules/__init__.py"), "an empty docstring"),
-    "udfs/install.py": "register has no docstring",
-}
-
-
 def documented() -> list[object]:
-    """The files that the next test reads; those known to be silent are expected to fail."""
-    return [
-        pytest.param(path, id=str(path), marks=pytest.mark.xfail(strict=True, reason=SILENT[str(path)]))
-        if str(path) in SILENT
-        else pytest.param(path, id=str(path))
-        for path in files(*PRODUCT, "scripts", "benchmarks")
-    ]
+    """The files that the next test reads."""
+    return [pytest.param(path, id=str(path)) for path in files(*PRODUCT, "scripts", "benchmarks")]
 
 
 @pytest.mark.parametrize("path", documented())

@@ -229,7 +229,6 @@ def test_the_rules_can_be_broken(con: Connection) -> None:
 
 
 TWICE = "row-wise functions answer from a memo of their own: what stages answered is asked and decided again"
-FOLDED = "DuckDB folds calls with constant arguments while a statement is described: a model is asked at plan time"
 
 
 @pytest.mark.parametrize(
@@ -239,9 +238,7 @@ FOLDED = "DuckDB folds calls with constant arguments while a statement is descri
             "SELECT AI_FILTER(s), list_transform([s], x -> AI_FILTER(x)) FROM t",
             marks=pytest.mark.xfail(strict=True, reason=TWICE),
         ),
-        pytest.param(
-            "SELECT AI_EMBED(s), AI_SIMILARITY(s, 'good') FROM t", marks=pytest.mark.xfail(strict=True, reason=FOLDED)
-        ),
+        "SELECT AI_EMBED(s), AI_SIMILARITY(s, 'good') FROM t",
     ],
 )
 def test_an_input_is_asked_once_in_a_run(con: Connection, sql: str) -> None:
@@ -256,11 +253,8 @@ def test_an_input_is_asked_once_in_a_run(con: Connection, sql: str) -> None:
     [
         "SELECT AI_FILTER('good day')",
         "SELECT id FROM t WHERE AI_FILTER('good day')",
-        pytest.param("SELECT AI_SIMILARITY(s, 'good') FROM t", marks=pytest.mark.xfail(strict=True, reason=FOLDED)),
-        pytest.param(
-            "CREATE TABLE new AS SELECT id FROM t WHERE AI_FILTER('good day')",
-            marks=pytest.mark.xfail(strict=True, reason=FOLDED),
-        ),
+        "SELECT AI_SIMILARITY(s, 'good') FROM t",
+        "CREATE TABLE new AS SELECT id FROM t WHERE AI_FILTER('good day')",
     ],
 )
 def test_planning_asks_nothing(con: Connection, sql: str) -> None:
@@ -302,7 +296,6 @@ def _same_numbers(con: Connection, cursor: Cursor) -> None:
     assert tiers.fetchall() == [(report.rows_by_tier.get("oracle", 0), report.rows_by_tier.get("cache", 0))] or not ops
 
 
-@pytest.mark.xfail(strict=True, reason="AI_COUNT_TOKENS, which asks nobody, is told as answers of the cache")
 def test_counted_tokens_are_no_cache_hits(con: Connection) -> None:
     report = con.execute("SELECT AI_COUNT_TOKENS('AI_FILTER', s) FROM t").report
     assert report is not None
@@ -386,13 +379,9 @@ def test_a_statement_that_cannot_be_planned_is_a_run_too(con: Connection) -> Non
     assert con.execute("SELECT status, calls FROM ai.runs").fetchall() == [("error", 0)]
 
 
-LOST = (
-    "decisions are read from temporary tables at the end, which an aborted transaction takes along, and calls are"
-    " counted with them: ai.ops.calls and ai.runs.calls are 0 although tokens were paid for"
-)
+LOST = "decisions are read from temporary tables at the end, which an aborted transaction takes along"
 
 
-@pytest.mark.xfail(strict=True, reason=LOST)
 def test_calls_of_a_run_that_fails_are_counted(con: Connection) -> None:
     with pytest.raises(sqluice.DataError):
         con.execute("SELECT AI_FILTER(s), CASE WHEN id = 59 THEN error('late') END FROM t")
@@ -434,10 +423,7 @@ def test_a_run_that_is_interrupted_is_there(con: Connection, plan: str) -> None:
 @pytest.mark.parametrize(
     "rule",
     [
-        pytest.param(
-            "cost is tokens times price",
-            marks=pytest.mark.xfail(strict=True, reason="Asker._ask adds the price only where nothing was raised"),
-        ),
+        "cost is tokens times price",
         pytest.param(
             "operators count what batches took",
             marks=pytest.mark.xfail(strict=True, reason="calls of the window that was interrupted are not counted"),

@@ -23,9 +23,6 @@ ROOT = Path(__file__).parents[2]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = {name: ROOT / path for name, path in CONFIG["tool"]["setuptools"]["package-dir"].items()}
 DATA = sorted(path for folder in FOLDERS.values() for path in folder.glob("data/*") if path.is_file())
-FORGOTTEN = pytest.mark.xfail(
-    strict=True, reason="package-data does not list engine/data/*.csv, which `sqluice demo` reads"
-)
 
 
 def folders() -> dict[str, Path]:
@@ -228,7 +225,6 @@ def test_the_wheel_holds_every_module(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-@FORGOTTEN
 def test_the_wheel_holds_the_data(wheel: Path) -> None:
     assert DATA
     held = set(zipfile.ZipFile(wheel).namelist())

@@ -147,13 +147,6 @@ def test_commit_keeps(tmp_path: Path) -> None:
     con.close()
 
 
-REGISTERED = (
-    "functions registered inside a transaction are gone after ROLLBACK, and DuckDB's Python client refuses to register"
-    " them again: register_functions must run before BEGIN"
-)
-
-
-@pytest.mark.xfail(strict=True, reason=REGISTERED, raises=Exception)
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK", ""])
 def test_the_first_question_may_be_asked_inside_a_transaction(end: str) -> None:
     con = opened()
@@ -165,7 +158,6 @@ def test_the_first_question_may_be_asked_inside_a_transaction(end: str) -> None:
     con.close()
 
 
-@pytest.mark.xfail(strict=True, reason="_traced stays true when ATTACH was rolled back: schema ai is gone for good")
 def test_the_trace_may_be_read_first_inside_a_transaction(con: Connection) -> None:
     con.execute("BEGIN")
     assert count(con, "ai.runs") == 1
@@ -200,20 +192,15 @@ def test_comments_before_explain_change_nothing(con: Connection, comment: str) -
     assert [name for name, *_ in found.description or ()] == ["explain"]
 
 
-CUT = pytest.mark.xfail(
-    strict=True, reason="the end of SET is matched by a pattern that knows neither quotes nor comments"
-)
-
-
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
         ("ai_oracle = 'x' -- why, it's clear", "x"),
         ("ai_oracle TO 'a;b';", "a;b"),
         ("ai_oracle = 'it''s'", "it's"),
-        pytest.param("ai_oracle = './a--b.gguf'", "./a--b.gguf", marks=CUT),
-        pytest.param("ai_oracle = 'x' /* why */", "x", marks=CUT),
-        pytest.param("/* why */ ai_oracle = 'x'", "x", marks=CUT),
+        ("ai_oracle = './a--b.gguf'", "./a--b.gguf"),
+        ("ai_oracle = 'x' /* why */", "x"),
+        ("/* why */ ai_oracle = 'x'", "x"),
     ],
 )
 def test_a_setting_is_what_stands_in_its_quotes(con: Connection, setting: str, value: str) -> None:

@@ -17,7 +17,7 @@ from sqluice.udfs.answers import arrow_type
 from sqluice.udfs.install import RETURNS, functions_for, set_runtime_factory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqluice.config import Value
     from sqluice.udfs.spec import Spec
