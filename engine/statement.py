@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     Params = Sequence[object] | Mapping[str, object] | None
 
 _STORED = re.compile(r"CREATE\s+(OR\s+REPLACE\s+)?(TEMP\w*\s+)?(VIEW|MACRO|FUNCTION)\b", re.IGNORECASE)
+NOT_PLANNED = "the plan could not be run, and the statement was run row by row instead; please report this"
 _EXPLAIN = re.compile(r"EXPLAIN\b", re.IGNORECASE)
 
 
@@ -93,25 +95,40 @@ class AiStatement:
     def _run(self, tree: exp.Expr) -> Outcome:
         bound = Bound(tree)
         run = self._begin(bound)
-        began = False
-        executor: Executor | None = None
         try:
             prepared = self._prepared(bound, run)
             if not bound.specs:
                 self.session.end_run()
                 return self.session.plain(self.sql, self.params)
             self.plan, prefix = self._plan(bound, run)
-            began = self._begin_transaction()
-            executor = Executor(self.con, run, self.plan, prefix, lambda node: typed(node, bound.specs, run.sql_type))
-            executor.stages()
-            text = self._text(executor.statement(), bound, run)
-            outcome = self._outcome(text, run, executor, began=began, names=prepared.names)
+            try:
+                return self._execute(prepared, run, prefix)
+            except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException) as error:
+                if not self.plan.stages or self.session.in_transaction:
+                    raise
+                run.warn(f"{NOT_PLANNED}: {str(error).splitlines()[0]}")
+                run.trace.degraded = True
+                self.plan = pinned(bound.tree)
+                return self._execute(prepared, run, self.session.prefix())
         except BaseException as error:
-            self._fail(run, executor, began=began, error=error)
+            self._over(run, error)
             if isinstance(error, duckdb.Error):
                 raise self.session.error(error, self.sql) from error
             raise
-        return outcome
+
+    def _execute(self, prepared: Prepared, run: Run, prefix: str) -> Outcome:
+        """Run the plan. What it made in the database is gone when this fails."""
+        bound, plan = prepared.bound, self.plan
+        assert plan is not None
+        began = self._begin_transaction()
+        executor = Executor(self.con, run, plan, prefix, lambda node: typed(node, bound.specs, run.sql_type))
+        try:
+            executor.stages()
+            text = self._text(executor.statement(), bound, run)
+            return self._outcome(text, run, executor, began=began, names=prepared.names)
+        except BaseException:
+            self._clean(run, executor, began=began)
+            raise
 
     def _outcome(
         self, text: str, run: Run, executor: Executor | None, *, began: bool, names: list[str] | None = None
@@ -231,22 +248,29 @@ class AiStatement:
         self.con.execute("BEGIN TRANSACTION")
         return True
 
-    def _fail(self, run: Run, executor: Executor | None, *, began: bool, error: BaseException) -> None:
-        """Leave nothing behind but the trace and the cache."""
+    def _clean(self, run: Run, executor: Executor | None, *, began: bool) -> None:
+        """Leave nothing in the database; decisions go to the trace where they can still be read."""
         try:
             if executor is not None:
                 executor.record()
         except (duckdb.Error, Error):
             run.count_lost()  # the transaction is broken, and the decisions went with it
-        try:
+        with contextlib.suppress(duckdb.Error):  # the transaction was rolled back already
             if began:
                 self.con.execute("ROLLBACK")
             elif executor is not None:
                 executor.drop()
-        except duckdb.Error:
-            pass  # the transaction was rolled back already
+
+    def _over(self, run: Run, error: BaseException) -> None:
+        """A failed run ends: its trace is written."""
         run.finish(error)
-        self.session.end_run()
+        if self.session.run is run:
+            self.session.end_run()
+
+    def _fail(self, run: Run, executor: Executor | None, *, began: bool, error: BaseException) -> None:
+        """Leave nothing behind but the trace and the cache."""
+        self._clean(run, executor, began=began)
+        self._over(run, error)
 
     def _done(
         self, run: Run, executor: Executor | None, *, began: bool, error: BaseException | None

@@ -90,7 +90,6 @@ def test_verify_names_the_file_and_the_remedy(copy: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="damaged weights are told as weights that 'are not here'")
 def test_damage_is_told_from_absence(copy: Path) -> None:
     change_a_byte(copy)
     assert "are not here" not in ask(copy)

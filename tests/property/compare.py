@@ -13,6 +13,7 @@ from support.scripted import ScriptedModel, percent
 
 import sqluice
 from sqluice.engine import statement as engine_statement
+from sqluice.engine.statement import NOT_PLANNED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +103,7 @@ class Pair:
             if statement.reads is not None:
                 self.cursor.execute(f'FROM "{statement.reads.strip(chr(34))}"')
             _read(self.cursor, result)
+            assert not [text for _, text in self.cursor.messages if NOT_PLANNED in text], self.cursor.messages
         except sqluice.Error as error:
             result.error = f"{type(error).__name__}: {error}"
         finally:

@@ -6,11 +6,11 @@ answers by the text alone.
 
 from __future__ import annotations
 
+import os
 from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import NIGHTLY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +20,8 @@ from property.queries import Statement, Statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+NIGHTLY = bool(os.environ.get("SQLUICE_NIGHTLY"))
 
 SHAPES: set[str] = set()
 RAISED: list[str] = []

@@ -79,7 +79,7 @@ RULES = {
         SELECT d.* FROM ai.decisions d JOIN ai.ops o USING (run_id, op)
         WHERE CASE d.status
             WHEN 'answered' THEN d.error IS NOT NULL
-              OR d.reason IS DISTINCT FROM CASE d.tier WHEN 'oracle' THEN 'exact' WHEN 'cache' THEN 'cache hit' END
+              OR d.reason IS DISTINCT FROM CASE d.tier WHEN 'oracle' THEN 'exact' WHEN 'cache' THEN 'cache hit' WHEN 'rule' THEN 'rule' END
             WHEN 'failed' THEN d.error IS NULL OR d.reason <> 'failed' OR d.answer IS NOT NULL
             ELSE true END""",
     "every decision has a run and an operator": """
