@@ -1,7 +1,7 @@
 """AI calls as written -> AI expressions: constants checked and taken out, arguments left as SQL.
 
-Afterwards the tree holds `__ai(n, arg, ..)`, where n is the place of a `Spec` in `Bound.specs`. Errors name the place in
-the SQL. AI_SIMILARITY becomes two embeddings and DuckDB's cosine, so that equal texts are embedded once.
+Afterwards the tree holds `__ai(n, arg, ..)`, where n is the place of a `Spec` in `Bound.specs`. Errors name the place
+in the SQL. AI_SIMILARITY becomes two embeddings and DuckDB's cosine, so that equal texts are embedded once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlglot import exp
 
 from sqluice.engine import parameters, parsing
 from sqluice.errors import Error, ProgrammingError, at, programming_error, underline
-from sqluice.optimizer.ast import ERROR, call, is_site, own, sql
+from sqluice.optimizer.ast import ERROR, call, is_comma, is_site, own, sql
 from sqluice.udfs import signatures
 from sqluice.udfs.ai_embed import similarity_model
 from sqluice.udfs.prompts import prompt_value
@@ -57,6 +57,7 @@ class Binder:
     def bind(self) -> Bound:
         """Every AI call of the tree, bound. `ProgrammingError` for a wrong one."""
         tree = self.bound.tree
+        _flatten_joins(tree)
         _name_items(tree)
         _name_columns(tree)
         for node in parsing.ai_calls(tree):
@@ -122,14 +123,16 @@ class Binder:
         sides = [self._vector(node, n, spec) for n in (0, 1)]
         kind = self.sql_type(self.bound.number(spec))
         vectors = [exp.cast(side, kind, dialect="duckdb") for side in sides]
-        return exp.cast(exp.Anonymous(this="array_cosine_similarity", expressions=vectors), "double")
+        cosine = exp.Anonymous(this="array_cosine_similarity", expressions=vectors)
+        return exp.Cast(this=cosine, to=exp.DataType.build("double"))
 
     def _vector(self, node: exp.Expr, number: int, spec: Spec) -> exp.Expr:
         """One side of AI_SIMILARITY as an embedding: a text is embedded first."""
         side = node.expressions[number]
         kind = self._type(node, side)
         if kind.endswith("]"):
-            return side.copy()
+            vector: exp.Expr = side.copy()
+            return vector
         if kind not in ("VARCHAR", '"NULL"', "NULL"):
             message = f"AI_SIMILARITY compares texts or embeddings; argument {number + 1} is {kind}: cast it to VARCHAR"
             raise BindError(message, number)
@@ -265,13 +268,48 @@ def _name_items(tree: exp.Expr) -> None:
         if item.alias or isinstance(item, exp.Lateral):
             continue
         name = _known_as(item)
-        if name is None and isinstance(item, exp.Subquery | exp.Values):
+        if name is None and isinstance(item, exp.Subquery | exp.Values) and not _is_join(item):
             count += 1
             name = f"__q{count}"
         if name is not None and isinstance(item, exp.Query | exp.Table):
             given = item.args.get("alias")
             columns = given.args.get("columns") if given is not None else None
             item.set("alias", exp.TableAlias(this=exp.to_identifier(name, quoted=True), columns=columns))
+
+
+def _is_join(item: exp.Expr) -> bool:
+    """Whether a FROM item is a join in parentheses, rather than a query: names inside it are seen outside."""
+    if not isinstance(item, exp.Subquery) or item.alias:
+        return False
+    return isinstance(item.this, exp.Table) or bool(item.this.args.get("joins")) or _is_join(item.this)
+
+
+def _flatten_joins(tree: exp.Expr) -> None:
+    """Joins in parentheses at the beginning of a FROM, and those of a FROM that stands first, become the SELECT's joins
+    like any other."""
+    for select in tree.find_all(exp.Select):
+        start = select.args.get("from_")
+        if start is None:
+            continue
+        first, joins = _unwrapped(start.this)
+        start.set("this", first)
+        for join in select.args.get("joins") or ():
+            joins.append(join)
+            if is_comma(join):
+                first, inner = _unwrapped(join.this)
+                join.set("this", first)
+                joins += inner
+        select.set("joins", joins or None)
+
+
+def _unwrapped(item: exp.Expr) -> tuple[exp.Expr, list[exp.Expr]]:
+    """The first item of a join in parentheses, and the joins that follow it."""
+    is_join, joins = _is_join(item), list(item.args.get("joins") or ())
+    item.set("joins", None)
+    if is_join:
+        first, inner = _unwrapped(item.this)
+        return first, [*inner, *joins]
+    return item, joins
 
 
 def _known_as(item: exp.Expr) -> str | None:

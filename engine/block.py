@@ -167,6 +167,8 @@ class BlockLifter:
                 key = named.get(key.name.lower(), key)
             if has_site(key) or any(map(is_pinned, key.walk())) or is_volatile(key):
                 return None
+            if key.find(exp.Column) is None:
+                continue  # a constant orders nothing, and would be taken for a position
             if not all(self.scope.resolves(found) for found in own_columns(key)):
                 return None
             new = ordered.copy()
@@ -272,11 +274,9 @@ class BlockLifter:
 
     def _keyed(self, clause: exp.Expr) -> exp.Expr:
         """ORDER BY or DISTINCT ON, in which a bare name is an output column first."""
-        outputs = {one.alias_or_name.lower() for one in self.select.expressions}
         new = clause.copy()
-        for key in qualify.keys(new):
-            if not (isinstance(key, exp.Column) and len(key.parts) == 1 and key.name.lower() in outputs):
-                key.replace(self._pull(key))
+        for key in qualify.above_keys(self.select, new):
+            key.replace(self._pull(key))
         return new
 
     def _output(self, one: exp.Expr) -> list[exp.Expr]:

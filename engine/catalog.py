@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import duckdb
@@ -43,7 +43,8 @@ class DuckCatalog:
 
     def describe(self, query: exp.Expr, ctes: list[exp.CTE]) -> list[tuple[str, str]]:
         """Names and types of what `query` returns; duckdb's errors reach the caller."""
-        return described(self._con, sql(_with(self._typed(query), [self._typed(cte) for cte in ctes])))
+        typed = [cast("exp.CTE", self._typed(cte)) for cte in ctes]
+        return described(self._con, sql(_with(self._typed(query), typed)))
 
     def scope(self, select: exp.Select, ctes: list[exp.CTE]) -> Scope:
         """Columns of each FROM item. `CannotLift` where DuckDB cannot bind them on their own."""
@@ -88,7 +89,7 @@ class DuckCatalog:
         except duckdb.Error as error:
             raise CannotLift(f"DuckDB cannot describe it alone ({str(error).splitlines()[0]})") from error
 
-    def stands_alone(self, query: exp.Query, ctes: list[exp.CTE]) -> bool:
+    def stands_alone(self, query: exp.Expr, ctes: list[exp.CTE]) -> bool:
         """Whether `query` binds without anything around it but `ctes`."""
         try:
             self.describe(query.this if isinstance(query, exp.Subquery) else query, ctes)

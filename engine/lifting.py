@@ -123,16 +123,16 @@ class Lifter:
 
     def _select(self, select: exp.Select, ctes: Ctes, *, root: bool) -> exp.Select:
         self._pin(_unliftable(select), "in a lambda or in FROM")
-        scope = select.meta.get(SCOPE)
+        scope: Scope | None = select.meta.get(SCOPE)
         mergeable = any(isinstance(item, exp.Subquery) for item in nested_queries(select))
         if scope is None and (mergeable or own_sites(select)):
             scope = self.catalog.scope(select, list(ctes.written))
         if scope is not None:
             qualify.apply(select, scope, self.catalog.aggregates)
             expand_aliases.apply(select, scope)
-        while mergeable and self._merge(select, scope, ctes):
+        while mergeable and scope is not None and self._merge(select, scope, ctes):
             scope = self.catalog.scope(select, list(ctes.written))
-        if not own_sites(select):
+        if scope is None or not own_sites(select):
             self._children(select, ctes)
             return select
         self._name_stars(select, scope, ctes)

@@ -12,10 +12,9 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from sqlglot import ErrorLevel, exp
+from sqlglot import ErrorLevel, Token, TokenType, exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import ParseError, TokenError
-from sqlglot.tokens import Token, TokenType
 
 from sqluice.engine import parameters
 from sqluice.errors import programming_error
@@ -45,7 +44,7 @@ _ITEM_STARTS = (
     TokenType.LATERAL,
     TokenType.UNNEST,
 )
-_NOT_TABLES = frozenset({"ai_settings"})
+_NOT_CALLS = frozenset({"ai_settings", "ai_join"})
 
 
 class NotParsed(Exception):  # noqa: N818 - not an error: DuckDB gets the text as it is
@@ -121,24 +120,20 @@ def _changed(
         if skip:
             skip = False
             continue
+        new = token
         following = tokens[at + 1] if at + 1 < len(tokens) else None
         opens = following is not None and following.token_type == TokenType.L_PAREN
         if token.token_type == TokenType.PLACEHOLDER and token.text == "?":
-            token = _renamed(token, TokenType.VAR, given.next(token.start))
+            new = _renamed(token, TokenType.VAR, given.next(token.start))
         elif token.token_type == TokenType.PARAMETER and following is not None and following.start == token.end + 1:
-            token = _renamed(token, TokenType.VAR, given.named(following.text, token.start))
+            new = _renamed(token, TokenType.VAR, given.named(following.text, token.start))
             skip = True
-        elif (
-            opens
-            and _NAMES.match(token.text)
-            and token.text.lower() not in _NOT_TABLES
-            and token.text.lower() != "ai_join"
-        ):
-            token = _renamed(token, TokenType.VAR, _CALL + token.text.upper())
+        elif opens and _NAMES.match(token.text) and token.text.lower() not in _NOT_CALLS:
+            new = _renamed(token, TokenType.VAR, _CALL + token.text.upper())
         elif token.text.upper() == "AI_JOIN" and token.token_type == TokenType.VAR and _joins(tokens, at):
             joins.append(token.start)
-            token = _renamed(token, TokenType.JOIN, "JOIN")
-        found.append(token)
+            new = _renamed(token, TokenType.JOIN, "JOIN")
+        found.append(new)
     given.check_all_used()
     return found, joins, given.values
 

@@ -38,8 +38,8 @@ others are never pushed below a join, duplicated or folded while a plan is made.
 def typed(node: exp.Expr, specs: Sequence[Spec], sql_type: Callable[[int], str], *, ending: str = "") -> exp.Expr:
     """A copy of `node` in which every AI expression is a call that DuckDB can bind and run.
 
-    `ending` chooses which: `STABLE` where DuckDB allows no side effects (an alias names the call), `PROBE` for a look at
-    types.
+    `ending` chooses which: `STABLE` where DuckDB allows no side effects (an alias names the call), `PROBE` for a look
+    at types.
     """
 
     def change(part: exp.Expr) -> exp.Expr:

@@ -1,4 +1,4 @@
-"""Views and macros that hold AI calls, put in their place, so that they are planned with the statement that uses them."""
+"""Views and macros that hold AI calls, put in their place, so that they are planned with what uses them."""
 
 from __future__ import annotations
 

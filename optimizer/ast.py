@@ -157,8 +157,9 @@ def aggregate_calls(node: exp.Expr, names: frozenset[str]) -> list[exp.Expr]:
             return
         if isinstance(current, exp.Window):
             for child in current.iter_expressions():
-                for below in child.iter_expressions() if is_aggregate(child, names) else [child]:
-                    look(below, top=False)
+                parts: list[exp.Expr] = list(child.iter_expressions()) if is_aggregate(child, names) else [child]
+                for part in parts:
+                    look(part, top=False)
             return
         inner = current
         while isinstance(inner, exp.Filter | exp.WithinGroup | exp.IgnoreNulls | exp.RespectNulls):
@@ -166,8 +167,8 @@ def aggregate_calls(node: exp.Expr, names: frozenset[str]) -> list[exp.Expr]:
         if is_aggregate(inner, names):
             found.append(current)
             return
-        for child in current.iter_expressions():
-            look(child, top=False)
+        for below in current.iter_expressions():
+            look(below, top=False)
 
     look(node, top=True)
     return found

@@ -53,7 +53,7 @@ class Stage:
     the last `Keep`. `pairs` tells that its rows are pairs of a semantic join."""
 
     name: str
-    source: exp.Query
+    source: exp.Expr
     columns: tuple[str, ...]
     steps: tuple[Step, ...] = ()
     limit: Limit | None = None

@@ -79,7 +79,10 @@ class Scope:
 class Catalog(Protocol):
     """What planning asks of the database; the engine answers."""
 
-    aggregates: frozenset[str]
+    @property
+    def aggregates(self) -> frozenset[str]:
+        """Names of the database's aggregate functions, lower case."""
+        ...
 
     def scope(self, select: exp.Select, ctes: list[exp.CTE]) -> Scope:
         """Columns of each FROM item of `select`."""
@@ -89,7 +92,7 @@ class Catalog(Protocol):
         """Names of the columns that `query` returns."""
         ...
 
-    def stands_alone(self, query: exp.Query, ctes: list[exp.CTE]) -> bool:
+    def stands_alone(self, query: exp.Expr, ctes: list[exp.CTE]) -> bool:
         """Whether `query` refers to nothing outside it but `ctes`: it is not correlated."""
         ...
 

@@ -213,8 +213,8 @@ def _prompt(*columns: object) -> object:
 
 
 class _Callable(ModuleType):
-    def __call__(self, con: Any, **settings: Value) -> None:
-        install(con, **settings)
+    def __call__(self, con: Any, *, allow_models: Sequence[str] | None = None, **settings: Value) -> None:
+        install(con, allow_models=allow_models, **settings)
 
 
 sys.modules[__name__].__class__ = _Callable

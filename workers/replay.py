@@ -119,7 +119,7 @@ class Replay:
         asked = self.ask("generate", prompts, max_tokens=max_tokens, schema=schema)
         if asked.errors:
             raise ModelError(next(iter(asked.errors.values())))
-        return list(asked.values)  # type: ignore[call-overload,no-any-return]
+        return list(asked.values)
 
     def _find(self, prompt: Prompt) -> int | None:
         if self._key != "text":

@@ -172,8 +172,8 @@ class Asker:
         asked: Asked
         if spec.operation == "embed":
             texts = [row[0] for row in rows] if template == "{0}" else [Prompt(template, row).text for row in rows]
-            asked = self._pool.embed(self.model, texts, self.watch)
-            return self._of_one_length(asked)
+            asked = self._pool.embed(self.model, texts, self.watch, width=self.dimension or 0)
+            return asked
         prompts = [Prompt(template, row, "", kind) for row in rows]
         if spec.operation == "score":
             asked = self._pool.score(self.model, prompts, spec.choices, self.watch)
@@ -181,15 +181,6 @@ class Asker:
             limit = spec.max_tokens
             asked = self._pool.generate(self.model, prompts, max_tokens=limit, schema=None, control=self.watch)
         return asked
-
-    def _of_one_length(self, asked: Asked) -> Asked:
-        """Embeddings of another length than the model's first one are no answers."""
-        values: Any = asked.values
-        if self.dimension is None or values.shape[1] in (0, self.dimension):
-            return asked
-        said = f"the model returned an embedding of {values.shape[1]} numbers, not {self.dimension}"
-        errors = {**dict.fromkeys(range(len(values)), said), **asked.errors}
-        return replace(asked, values=np.full((len(values), self.dimension), np.nan, np.float32), errors=errors)
 
     def _keep(self, keys: list[bytes], values: Any, raw: Any) -> None:
         """Put the answers of one micro-batch into the cache. Rows that failed are asked again another time."""

@@ -149,8 +149,8 @@ def _spool(used: list[exp.Column], source: exp.Select, aliases: list[str], lifti
     for col in used:
         if col.table in aliases:
             side.columns.setdefault((col.table, col.name), f"__c{len(side.columns)}")
-    columns = [column(name, alias) for alias, name in side.columns] or [exp.Literal.number(1)]
-    source.set("expressions", columns)
+    columns: list[exp.Expr] = [column(name, alias) for alias, name in side.columns]
+    source.set("expressions", columns or [exp.Literal.number(1)])
     lifting.spool(side.name, source, side.names)
     return side
 

@@ -116,6 +116,12 @@ def keys(clause: exp.Expr) -> list[exp.Expr]:
     return [one.this if isinstance(one, exp.Ordered) else one for one in clause.expressions]
 
 
+def above_keys(select: exp.Select, clause: exp.Expr) -> list[exp.Expr]:
+    """The keys of ORDER BY or DISTINCT ON that are more than the name of an output column."""
+    outputs = {one.alias_or_name.lower() for one in select.expressions}
+    return [key for key in keys(clause) if not (_is_bare(key) and key.name.lower() in outputs)]
+
+
 def _is_bare(node: exp.Expr) -> bool:
     return isinstance(node, exp.Column) and len(node.parts) == 1
 

@@ -8,6 +8,7 @@ Afterwards every question is about columns of FROM.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
@@ -26,20 +27,26 @@ from sqluice.optimizer.ast import (
     windows,
     with_from,
 )
+from sqluice.optimizer.rules.qualify import above_keys, nodes
 from sqluice.optimizer.scope import CannotLift, own_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 
 def needs_split(select: exp.Select, aggregates: frozenset[str]) -> bool:
-    """Whether a question of this level is asked after grouping, or about a window function."""
-    if any(windows(arg) for site in own_sites(select) for arg in args_of(site)):
-        return True
+    """Whether a question of this level is asked after grouping, after window functions, or after a QUALIFY."""
     if not is_aggregated(select, aggregates):
-        return False
+        asks_late = any(windows(arg) for site in own_sites(select) for arg in args_of(site))
+        return asks_late or (bool(select.args.get("qualify")) and any(map(_asks_outside_windows, _upper(select, []))))
     below = {sql(key) for key in _every_key(select, aggregates)}
     return any(_asks_above(node, below, aggregates) for node in _upper(select, []))
+
+
+def _asks_outside_windows(node: exp.Expr) -> bool:
+    if isinstance(node, exp.Window | exp.Query):
+        return False
+    return is_site(node) or any(map(_asks_outside_windows, node.iter_expressions()))
 
 
 def _asks_above(node: exp.Expr, below: set[str], aggregates: frozenset[str]) -> bool:
@@ -80,14 +87,22 @@ def apply(select: exp.Select, name: str, aggregates: frozenset[str]) -> tuple[ex
 
     `CannotLift` for what has no such form (grouping sets, columns outside the keys).
     """
-    if is_aggregated(select, aggregates):
-        return _split(select, name, *_grouped(select, aggregates))
-    return _split(select, name, *_windowed(select))
+    levels = _grouped(select, aggregates) if is_aggregated(select, aggregates) else _windowed(select)
+    return _split(select, name, levels)
 
 
-def _grouped(
-    select: exp.Select, aggregates: frozenset[str]
-) -> tuple[exp.Select, dict[str, str], Callable[..., list[exp.Expr]]]:
+@dataclass(frozen=True, slots=True)
+class _Below:
+    """The inner level: its select, the names of what it computes by their SQL; and of the outer level, which conditions
+    it checks first and which clauses it keeps."""
+
+    select: exp.Select
+    known: dict[str, str]
+    conditions: list[exp.Expr]
+    clauses: tuple[str, ...]
+
+
+def _grouped(select: exp.Select, aggregates: frozenset[str]) -> _Below:
     keys = _keys(select, aggregates)
     having = select.args.get("having")
     below = {sql(key) for key in keys}
@@ -108,15 +123,11 @@ def _grouped(
     condition = conjunction([part.copy() for part in kept])
     if condition is not None:
         inner.set("having", exp.Having(this=condition))
-    kept_sql = {sql(part) for part in kept}
-
-    def conditions() -> list[exp.Expr]:
-        return [part for part in conjuncts(having.this if having else None) if sql(part) not in kept_sql]
-
-    return inner, known, conditions
+    rest = [part for part in conjuncts(having.this if having else None) if not any(part is one for one in kept)]
+    return _Below(inner, known, rest, ("distinct", "qualify", "order"))
 
 
-def _windowed(select: exp.Select) -> tuple[exp.Select, dict[str, str], Callable[..., list[exp.Expr]]]:
+def _windowed(select: exp.Select) -> _Below:
     found: dict[str, exp.Expr] = {}
     known: dict[str, str] = {}
 
@@ -125,16 +136,24 @@ def _windowed(select: exp.Select) -> tuple[exp.Select, dict[str, str], Callable[
             known[sql(node)] = f"{prefix}{len(found)}"
             found[known[sql(node)]] = node
 
-    for node in _upper(select, []):
+    qualify = select.args.get("qualify")
+    parts = conjuncts(qualify.this if qualify is not None else None)
+    late = [part for part in parts if _asks_outside_windows(part)]
+    upper = [*_upper(select, [], ()), *late]
+    for node in upper:
         for call in windows(node):
             add(call, "w")
-    aliases = {one.alias.lower() for one in select.expressions if isinstance(one, exp.Alias)}
-    for node in _upper(select, []):
-        rest = replaced(node, lambda part: column(known[sql(part)]) if sql(part) in known else None)
-        for col in own_columns(rest):
-            if not (len(col.parts) == 1 and (col.name in known.values() or col.name.lower() in aliases)):
-                add(col, "c")
-    return _inner(select, found or {"one": exp.Literal.number(1)}), known, list
+    for node in upper:
+        rest = replaced(node, lambda part: exp.Null() if sql(part) in known else None)
+        for col in own_columns(exp.Paren(this=rest)):
+            add(col, "c")
+    inner = _inner(select, found or {"one": exp.Literal.number(1)})
+    early = [part.copy() for part in parts if not any(part is one for one in late)]
+    if early and (windows(inner) or any(map(windows, early))):
+        inner.set("qualify", exp.Qualify(this=conjunction(early)))
+    elif early:
+        late += early
+    return _Below(inner, known, late, ("distinct", "order"))
 
 
 def _keys(select: exp.Select, aggregates: frozenset[str]) -> list[exp.Expr]:
@@ -171,14 +190,17 @@ def _is_bare(node: exp.Expr) -> bool:
     return isinstance(node, exp.Column) and len(node.parts) == 1
 
 
-def _upper(select: exp.Select, without: Iterable[exp.Expr]) -> list[exp.Expr]:
+def _upper(
+    select: exp.Select, without: Iterable[exp.Expr], clauses: tuple[str, ...] = ("qualify",)
+) -> list[exp.Expr]:
     """What is computed after grouping."""
     left_out = {id(part) for part in without}
     having = select.args.get("having")
     parts = [part for part in conjuncts(having.this if having else None) if id(part) not in left_out]
-    others = [node for name in ("qualify", "order") if (node := select.args.get(name)) is not None]
-    distinct = select.args.get("distinct")
-    return [*select.expressions, *parts, *others, *([distinct] if distinct is not None else [])]
+    others = [node.this for name in clauses if name == "qualify" and (node := select.args.get(name)) is not None]
+    for name in ("order", "distinct"):
+        others += [key for node in nodes(select, name) for key in above_keys(select, node)]
+    return [*select.expressions, *parts, *others]
 
 
 def _inner(select: exp.Select, found: dict[str, exp.Expr]) -> exp.Select:
@@ -190,33 +212,34 @@ def _inner(select: exp.Select, found: dict[str, exp.Expr]) -> exp.Select:
     return inner
 
 
-def _split(
-    select: exp.Select, name: str, inner: exp.Select, known: dict[str, str], conditions: Callable[..., list[exp.Expr]]
-) -> tuple[exp.Select, list[str]]:
-    aliases = {one.alias.lower() for one in select.expressions if isinstance(one, exp.Alias)}
+def _split(select: exp.Select, name: str, below: _Below) -> tuple[exp.Select, list[str]]:
+    known = below.known
 
     def outer(node: exp.Expr) -> exp.Expr:
         new = replaced(node, lambda part: column(known[sql(part)], name) if sql(part) in known else None)
-        for col in own_columns(new):
-            if col.table != name and not (len(col.parts) == 1 and col.name.lower() in aliases):
+        for col in own_columns(exp.Paren(this=new)):
+            if col.table != name:
                 raise CannotLift(f"{sql(col)} beside a question about groups")
         return new
 
     found = exp.Select(expressions=[_named(one, outer(one)) for one in select.expressions])
     found.set(
         "from_",
-        exp.From(this=exp.Subquery(this=inner, alias=exp.TableAlias(this=exp.to_identifier(name, quoted=True)))),
+        exp.From(this=exp.Subquery(this=below.select, alias=exp.TableAlias(this=exp.to_identifier(name, quoted=True)))),
     )
-    where = [outer(part) for part in conditions()]
+    where = [outer(part) for part in below.conditions]
     if where:
         found.set("where", exp.Where(this=conjunction(where)))
-    for part in ("distinct", "qualify", "order"):
+    for part in below.clauses:
         if select.args.get(part) is not None:
-            found.set(part, outer(select.args[part]))
+            clause = select.args[part].copy()
+            for key in above_keys(select, clause) if part in ("distinct", "order") else [clause.this]:
+                key.replace(outer(key))
+            found.set(part, clause)
     for part in ("limit", "offset", "with_"):
         if select.args.get(part) is not None:
             found.set(part, select.args[part].copy())
-    columns = [one.alias for one in inner.expressions]
+    columns = [one.alias for one in below.select.expressions]
     return found, columns
 
 

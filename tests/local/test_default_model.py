@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from local.conftest import opened
 
+from local.conftest import opened
 from sqluice import config
 from sqluice.workers import fetch
 
@@ -62,7 +62,7 @@ def furthest(one: Scores, other: Scores) -> float:
 
 
 def test_reviews_are_told_apart(local: Connection, base: Scores) -> None:
-    gold = dict(local.execute("SELECT id, gold FROM r").fetchall())
+    gold: dict[int, bool] = dict(local.execute("SELECT id, gold FROM r").fetchall())
     assert len(gold) == len(base) == 40
     right = sum((base[row] > 0.5) == gold[row] for row in gold)
     print(f"{right} of 40 right")

@@ -32,6 +32,7 @@ class Table:
     name: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...] = ()
+    is_view: bool = False
 
     def statements(self) -> Iterator[str]:
         """SQL that makes it."""

@@ -111,7 +111,7 @@ class Expressions:
                 f"AI_SCORE(PROMPT('how {{0}}', {text}))",
                 f"AI_SCORE(PROMPT('{{0}} / {{1}}', {text}, {self._argument(sight, depth)}))",
                 f"AI_SCORE({one}, {{'scale': [1, 5]}})",
-                f"AI_SIMILARITY({text}, {self._argument(sight, depth)})",
+                f"AI_SIMILARITY(CAST({text} AS VARCHAR), {self.column(TEXT, sight) or self._word()})",
             ),
             LABELS: (f"AI_CLASSIFY({text}, ['red', 'it''s', 'Pear', 'plum'], {{'output_mode': 'multi'}})",),
             OUTCOME: (f"AI_FILTER({one}, {{'errors': true}})",),

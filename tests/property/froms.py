@@ -30,7 +30,7 @@ class Froms:
 
     def clause(self, depth: int, around: Sight) -> tuple[str, Sight]:
         """What stands after FROM, and what can be named beside it."""
-        text, first = self._item(depth, around, taken=set())
+        text, first = self._item(depth, around, taken=_names(around))
         items = [first]
         merged = False
         for _ in range(self.rng.choice((0, 0, 0, 0, 1, 1, 1, 2))):
@@ -45,7 +45,7 @@ class Froms:
         kind = self.rng.choice(JOINS)
         if kind == ",":
             return self._comma(depth, around, items)
-        text, right = self._item(depth - 1, around, taken={item.alias for item in items})
+        text, right = self._item(depth - 1, around, taken={item.alias for item in items} | _names(around))
         kept = None if kind in ("SEMI JOIN", "ANTI JOIN") else right
         if kind == "CROSS JOIN":
             return f" {kind} {text}", kept, False
@@ -57,9 +57,9 @@ class Froms:
 
     def _comma(self, depth: int, around: Sight, items: list[Item]) -> tuple[str, Item | None, bool]:
         if not self.expressions.flag(3):
-            text, right = self._item(depth - 1, around, taken={item.alias for item in items})
+            text, right = self._item(depth - 1, around, taken={item.alias for item in items} | _names(around))
             return f", {text}", right, False
-        alias = self._alias({item.alias for item in items})
+        alias = self._alias({item.alias for item in items} | _names(around))
         sight = Sight(tuple(items), around.around)
         if self.expressions.flag(2):
             item = Item(alias, (Column("v", TEXT),))
@@ -70,8 +70,8 @@ class Froms:
     def _shared(self, items: list[Item], right: Item) -> str | None:
         """A column that exactly one item on the left and the right one have."""
         for name in ("k", "id"):
-            left = [column.name for item in items for column in item.columns].count(name)
-            if left == 1 and name in [column.name for column in right.columns]:
+            left = [column.type for item in items for column in item.columns if column.name == name]
+            if left == [INT] and Column(name, INT) in right.columns:
                 return name
         return None
 
@@ -110,3 +110,8 @@ class Froms:
             alias = self.rng.choice(("a", "d", "s", "w")) if self.expressions.flag(3) else f"a{self.count}"
             if alias not in taken:
                 return alias
+
+
+def _names(around: Sight) -> set[str]:
+    """Aliases that an inner one should not hide."""
+    return {item.alias for item in around.around}

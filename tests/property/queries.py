@@ -72,7 +72,7 @@ class Statements:
             return None
         self.views += 1
         name = f"v{self.views}"
-        return f"CREATE OR REPLACE VIEW {name} AS {block.text}", Table(name, block.columns)
+        return f"CREATE OR REPLACE VIEW {name} AS {block.text}", Table(name, block.columns, is_view=True)
 
     def _query(self) -> Statement:
         prefix = self._with() if self.size and self.write.flag(4) else ""
@@ -126,7 +126,7 @@ class Statements:
         return self.rng.choice(("", " DESC", " NULLS FIRST", " DESC NULLS LAST"))
 
     def _write(self) -> Statement:
-        table = self.rng.choice(self.tables)
+        table = self.rng.choice([table for table in self.tables if not table.is_view])
         name, sight = quoted(table.name), self._sight_of(table)
         kind = self.rng.randint(0, 4)
         if kind == 0:

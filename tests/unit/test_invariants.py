@@ -79,7 +79,8 @@ RULES = {
         SELECT d.* FROM ai.decisions d JOIN ai.ops o USING (run_id, op)
         WHERE CASE d.status
             WHEN 'answered' THEN d.error IS NOT NULL
-              OR d.reason IS DISTINCT FROM CASE d.tier WHEN 'oracle' THEN 'exact' WHEN 'cache' THEN 'cache hit' WHEN 'rule' THEN 'rule' END
+              OR d.reason IS DISTINCT FROM
+                 CASE d.tier WHEN 'oracle' THEN 'exact' WHEN 'cache' THEN 'cache hit' WHEN 'rule' THEN 'rule' END
             WHEN 'failed' THEN d.error IS NULL OR d.reason <> 'failed' OR d.answer IS NOT NULL
             ELSE true END""",
     "every decision has a run and an operator": """
@@ -201,9 +202,6 @@ def test_rows_that_fail_keep_the_rules(plan: str) -> None:
 
 
 @pytest.mark.parametrize("plan", ["optimized", "rowwise"])
-@pytest.mark.xfail(
-    strict=True, reason="the first micro-batch decides how long embeddings are, not what is known of them"
-)
 def test_embeddings_of_a_wrong_length_cost_their_rows(con: Connection, plan: str) -> None:
     con.execute(f"SET ai_plan = '{plan}'")
     con.register_model("embedder", model("embedder", FAULTS["the shape is wrong"]))
