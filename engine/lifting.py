@@ -171,6 +171,12 @@ class Lifter:
                 one.meta[COLUMNS] = self.catalog.outputs(probe, list(ctes.written))
 
     def _split(self, select: exp.Select, scope: Scope, ctes: Ctes, *, root: bool) -> exp.Select:
+        items = [
+            item.this for item in (select.args.get("from_"), *(select.args.get("joins") or ())) if item is not None
+        ]
+        nested = [query for query in nested_queries(select) if not any(query is item for item in items)]
+        if any(self.is_correlated(query, ctes) for query in nested):
+            raise CannotLift("a question about groups or windows beside a correlated query")
         name = self.name("q")
         outer, columns = split_blocks.apply(select, name, self.catalog.aggregates)
         self.plan.fired.append("split_blocks")

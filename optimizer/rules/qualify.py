@@ -70,8 +70,10 @@ def _joins(select: exp.Select, scope: Scope) -> None:
         before.append(name)
         if join.args.get("on") is not None:
             on = exp.Paren(this=join.args["on"])
-            _qualify(own_columns(on), scope.only(group, hidden=name))
-            _qualify(own_columns(on), scope.only(before, hidden=name))
+            every = scope.only(before, hidden=name)
+            near = [col for col in own_columns(on) if len(col.parts) == 1 or every.alias(col.parts[0].name) is None]
+            _qualify(near, scope.only(group, hidden=name))
+            _qualify(own_columns(on), every)
             join.set("on", on.this)
         if name in scope.hidden:
             before.remove(name)

@@ -144,7 +144,7 @@ def _windowed(select: exp.Select) -> _Below:
         for call in windows(node):
             add(call, "w")
     for node in upper:
-        rest = replaced(node, lambda part: exp.Null() if sql(part) in known else None)
+        rest = replaced(node, lambda part: exp.Null() if _name(part, known) else None)
         for col in own_columns(exp.Paren(this=rest)):
             add(col, "c")
     inner = _inner(select, found or {"one": exp.Literal.number(1)})
@@ -190,9 +190,7 @@ def _is_bare(node: exp.Expr) -> bool:
     return isinstance(node, exp.Column) and len(node.parts) == 1
 
 
-def _upper(
-    select: exp.Select, without: Iterable[exp.Expr], clauses: tuple[str, ...] = ("qualify",)
-) -> list[exp.Expr]:
+def _upper(select: exp.Select, without: Iterable[exp.Expr], clauses: tuple[str, ...] = ("qualify",)) -> list[exp.Expr]:
     """What is computed after grouping."""
     left_out = {id(part) for part in without}
     having = select.args.get("having")
@@ -216,7 +214,7 @@ def _split(select: exp.Select, name: str, below: _Below) -> tuple[exp.Select, li
     known = below.known
 
     def outer(node: exp.Expr) -> exp.Expr:
-        new = replaced(node, lambda part: column(known[sql(part)], name) if sql(part) in known else None)
+        new = replaced(node, lambda part: column(found, name) if (found := _name(part, known)) else None)
         for col in own_columns(exp.Paren(this=new)):
             if col.table != name:
                 raise CannotLift(f"{sql(col)} beside a question about groups")
@@ -241,6 +239,11 @@ def _split(select: exp.Select, name: str, below: _Below) -> tuple[exp.Select, li
             found.set(part, select.args[part].copy())
     columns = [one.alias for one in below.select.expressions]
     return found, columns
+
+
+def _name(part: exp.Expr, known: dict[str, str]) -> str | None:
+    """The name under which the inner level computes `part`."""
+    return None if isinstance(part, exp.Identifier) else known.get(sql(part))
 
 
 def _named(before: exp.Expr, after: exp.Expr) -> exp.Expr:
