@@ -333,7 +333,8 @@ def _name_columns(tree: exp.Expr) -> None:
         named = []
         for one in select.expressions:
             plain = isinstance(one, exp.Alias | exp.Column | exp.Star | exp.Columns | exp.Aliases)
-            named.append(one if plain else exp.alias_(one.copy(), _text(one), quoted=True, copy=False))
+            name = exp.to_identifier(_text(one), quoted=True)
+            named.append(one if plain else exp.Alias(this=one.copy(), alias=name))
         if any(new is not old for new, old in zip(named, select.expressions, strict=True)):
             select.set("expressions", named)
 

@@ -15,7 +15,7 @@ _MAX_DEPTH = 20
 
 
 def expand(tree: exp.Expr, views: Mapping[str, str], macros: Mapping[str, tuple[list[str], str]]) -> None:
-    """Change `tree` in place. Definitions may name others; what is too deep is left to DuckDB."""
+    """Change `tree` in place. Definitions may name others; what is too deep, or not understood, is left to DuckDB."""
     for _ in range(_MAX_DEPTH):
         tables = [table for table in tree.find_all(exp.Table) if _is_view(table, views)]
         calls = [node for node in tree.find_all(exp.Anonymous) if _is_macro(node, macros)]
@@ -34,12 +34,16 @@ def _is_view(table: exp.Table, views: Mapping[str, str]) -> bool:
     hiding = {cte.alias.lower() for cte in ctes}
     if not table.db and table.name.lower() in hiding:
         return False
-    return not hiding or not hiding & _reads(views[table.name.lower()])
+    view = _parsed(views[table.name.lower()])
+    # where a CTE hides a table that the view reads, the view cannot be put in its place
+    return view is not None and not hiding & {read.name.lower() for read in view.expression.find_all(exp.Table)}
 
 
-def _reads(text: str) -> set[str]:
-    """Names of the tables in a view: where a CTE hides one, the view cannot be put in its place."""
-    return {table.name.lower() for table in parsing.parse(text).expression.find_all(exp.Table)}
+def _parsed(text: str) -> exp.Expr | None:
+    try:
+        return parsing.parse(text)
+    except parsing.NotParsed:
+        return None
 
 
 def _put_view(table: exp.Table, text: str) -> None:
@@ -56,11 +60,17 @@ def _put_view(table: exp.Table, text: str) -> None:
 
 def _is_macro(node: exp.Anonymous, macros: Mapping[str, tuple[list[str], str]]) -> bool:
     found = macros.get(str(node.this).lower())
-    return found is not None and len(found[0]) == len(node.expressions) and not isinstance(node.parent, exp.Table)
+    if found is None or len(found[0]) != len(node.expressions) or isinstance(node.parent, exp.Table):
+        return False
+    return _parsed(_selected(found[1])) is not None
+
+
+def _selected(text: str) -> str:
+    return f"SELECT ({text})"
 
 
 def _put_macro(call: exp.Anonymous, parameters: list[str], text: str) -> None:
-    body = parsing.parse(f"SELECT ({text})").expressions[0]
+    body = parsing.parse(_selected(text)).expressions[0]
     _forget_places(body)
     values = {name.lower(): value for name, value in zip(parameters, call.expressions, strict=True)}
     for column in list(body.find_all(exp.Column)):

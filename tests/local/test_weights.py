@@ -9,8 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from local.conftest import missing
 
+from local.conftest import missing
 from sqluice import config
 from sqluice.errors import WeightsError
 from sqluice.workers import fetch

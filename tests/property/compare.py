@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from support.scripted import ScriptedModel, percent
 
 import sqluice
 from sqluice.engine import statement as engine_statement
 from sqluice.engine.statement import NOT_PLANNED
+from support.scripted import ScriptedModel, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqluice.optimizer.plan import Plan
     from sqluice.types import Prompt
 
-_OTHERS = r"\b(LIMIT|LEFT|RIGHT|FULL|SEMI|ANTI|false|NULL|v\d+|unnest|HAVING|n)\b"
+_OTHERS = r"\b(LIMIT|LEFT|RIGHT|FULL|SEMI|ANTI|false|NULL|v\d+|unnest|HAVING|OVER|n)\b"
 
 
 class Model(ScriptedModel):

@@ -20,9 +20,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from support.scripted import ScriptedModel, scripted
-
 import sqluice
+from support.scripted import ScriptedModel, scripted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from support.scripted import Faults, ScriptedModel, keyword
 
 import sqluice
+from support.scripted import Faults, ScriptedModel, keyword
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

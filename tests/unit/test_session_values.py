@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.scripted import Faults, ScriptedModel, scripted
 
 import sqluice
+from support.scripted import Faults, ScriptedModel, scripted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
