@@ -136,7 +136,12 @@ class Binder:
         if kind not in ("VARCHAR", '"NULL"', "NULL"):
             message = f"AI_SIMILARITY compares texts or embeddings; argument {number + 1} is {kind}: cast it to VARCHAR"
             raise BindError(message, number)
-        return call(self.bound.number(spec), [side.copy()])
+        answer = call(self.bound.number(spec), [side.copy()])
+        other = node.expressions[1 - number]
+        if isinstance(other, exp.Literal):
+            return answer
+        missing = exp.Is(this=exp.Paren(this=other.copy()), expression=exp.null())
+        return exp.Case(ifs=[exp.If(this=exp.Not(this=missing), true=answer)])
 
     def _type(self, node: exp.Expr, side: exp.Expr) -> str:
         """SQL type of an expression where it stands; VARCHAR when DuckDB cannot tell."""

@@ -232,9 +232,7 @@ class BlockLifter:
             if isinstance(part, exp.Column) and not isinstance(part.this, exp.Star):
                 local = part.parts[0].name.lower() in bound
                 return self._below(part) if not local and self.scope.resolves(part) else part.copy()
-            if isinstance(part, exp.In | exp.Exists | exp.Any | exp.All | exp.Subquery) and nested_queries(
-                exp.Paren(this=part.copy())
-            ):
+            if _holds_query(part):
                 return self._query(part)
             if isinstance(part, exp.Columns):
                 raise CannotLift("COLUMNS() in an expression")
@@ -247,7 +245,7 @@ class BlockLifter:
         queries = [part] if isinstance(part, exp.Query) else nested_queries(part)
         originals = [query.meta.get("correlated", False) for query in queries]
         if not any(originals):
-            if isinstance(part, exp.In) and part.this is not None:
+            if isinstance(part, exp.In | exp.Binary):
                 new = part.copy()
                 new.set("this", self._pull(part.this))
                 return new
@@ -346,6 +344,13 @@ class BlockLifter:
                 if len(owners) > 1:
                     return True
         return False
+
+
+def _holds_query(part: exp.Expr) -> bool:
+    """Whether `part` is the smallest expression around a nested query that has a value."""
+    if isinstance(part, exp.Binary):
+        return isinstance(part.expression, exp.Any | exp.All) and bool(nested_queries(part.expression))
+    return isinstance(part, exp.Subquery) or (isinstance(part, exp.In | exp.Exists) and bool(nested_queries(part)))
 
 
 def _nodes(select: exp.Select, name: str) -> list[exp.Expr]:
