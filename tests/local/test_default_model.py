@@ -85,19 +85,19 @@ def test_what_the_trace_holds_of_a_score(local: Connection, base: Scores) -> Non
     assert any((raw > 0) != (score > 0.5) for score, raw, *_ in rows) or len({raw for _, raw, *_ in rows}) == 40
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_asking_again_changes_nothing(local: Connection, base: Scores) -> None:
     assert scores(local) == base
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_in_another_order_have_the_same_answers(local: Connection, base: Scores) -> None:
     shuffled = scores(local, "SELECT id, text FROM r ORDER BY md5(id || 'x')")
     print(f"shuffled: {len(flips(base, shuffled))} flips, scores move by {furthest(base, shuffled):.4f}")
     assert flips(base, shuffled) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_asked_among_others_have_the_same_answers(local: Connection, base: Scores) -> None:
     halves = {
         **scores(local, "SELECT id, text FROM r WHERE id % 2 = 0"),
@@ -107,7 +107,7 @@ def test_rows_asked_among_others_have_the_same_answers(local: Connection, base: 
     assert flips(base, halves) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_asked_alone_have_the_same_answers(local: Connection, base: Scores) -> None:
     alone: Scores = {}
     for row in base:
@@ -116,7 +116,7 @@ def test_rows_asked_alone_have_the_same_answers(local: Connection, base: Scores)
     assert flips(base, alone) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_any_number_of_threads_gives_the_same_answers(local: Connection, base: Scores) -> None:
     found = {}
     for threads in (1, 2):
@@ -140,12 +140,12 @@ def turned(local: Connection, base: Scores) -> dict[str, float]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steering_text_turns_no_more_answers_than_is_stated(turned: dict[str, float]) -> None:
     assert {kind: share for kind, share in turned.items() if share > MOST_TURNED} == {}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.xfail(strict=True, reason="a model of 135 million parameters follows what stands last in a row")
 def test_steering_text_turns_few_answers(turned: dict[str, float]) -> None:
     assert {kind: share for kind, share in turned.items() if share > GOAL} == {}
