@@ -65,6 +65,17 @@ class Spooler:
         self.lifter.add(Stage(name, lifted, columns))
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a block ends. `order` are sort keys over FROM when ORDER BY and LIMIT go below, else None; `late`: nothing
+    but the SELECT list asks; `plain`: each row of the result comes from one row of FROM."""
+
+    order: list[exp.Expr] | None
+    limit: Limit | None
+    late: bool
+    plain: bool
+
+
 class BlockLifter:
     """Lifts the AI expressions of one level of one SELECT."""
 
@@ -96,35 +107,35 @@ class BlockLifter:
             raise CannotLift("a question in a named window")
         cheap, asking = self._conjuncts()
         upper = [node for name in _UPPER for node in _nodes(select, name)]
-        plain = self._is_plain()
-        order, limit = self._order(), _limit(select)
-        late = not asking and not any(has_site(node) for name in _UPPER[1:] for node in _nodes(select, name))
-        sorts_below = plain and order is not None and limit is not None and (late or bool(asking))
+        ending = self._ending(asking)
         for part in asking:
             self._ask_all([part])
             self.steps.append(Keep(self._pull(part)))
         above = self._above(upper)
-        stage_limit = None
-        if sorts_below:
-            stage_limit = None if late else limit
-            above.set("order", None)
-        if (root and plain and (sorts_below or not select.args.get("order"))) or sorts_below:
+        self._end(above, ending, root=root)
+        source = self._source(cheap, ending)
+        steps = tuple(self._finished(step) for step in self.steps)
+        limit = None if ending.late or ending.order is None else ending.limit
+        self.lifter.add(Stage(self.stage, source, tuple(self.names), steps, limit, self._is_pairs(asking)))
+        return above
+
+    def _ending(self, asking: list[exp.Expr]) -> Ending:
+        """ORDER BY and LIMIT go below when each row of the result is one of FROM and the keys need no answer."""
+        select = self.select
+        plain = self._is_plain()
+        order, limit = self._order(), _limit(select)
+        late = not asking and not any(has_site(node) for name in _UPPER[1:] for node in _nodes(select, name))
+        below = plain and limit is not None and (late or bool(asking))
+        return Ending(order if below else None, limit, late, plain)
+
+    def _end(self, above: exp.Select, ending: Ending, *, root: bool) -> None:
+        """ORDER BY and LIMIT of the block above."""
+        sorted_below = ending.order is not None
+        if sorted_below or (root and ending.plain and not self.select.args.get("order")):
             above.set("order", exp.Order(expressions=[exp.Ordered(this=column(ORDINAL), nulls_first=False)]))
         for name in ("limit", "offset"):
-            if select.args.get(name) is not None and not sorts_below:
-                above.set(name, select.args[name].copy())
-        source = self._source(cheap, order if sorts_below else None, limited=sorts_below and late)
-        self.lifter.add(
-            Stage(
-                name=self.stage,
-                source=source,
-                columns=tuple(self.names),
-                steps=tuple(self._finished(step) for step in self.steps),
-                limit=stage_limit,
-                pairs=self._is_pairs(asking),
-            )
-        )
-        return above
+            if self.select.args.get(name) is not None and not sorted_below:
+                above.set(name, self.select.args[name].copy())
 
     def _conjuncts(self) -> tuple[list[exp.Expr], list[exp.Expr]]:
         """Conjuncts of WHERE that DuckDB decides, and those that need answers, row-wise ones last."""
@@ -310,7 +321,7 @@ class BlockLifter:
             for own_name, name in zip(columns, names, strict=True)
         ]
 
-    def _source(self, cheap: list[exp.Expr], order: list[exp.Expr] | None, *, limited: bool) -> exp.Select:
+    def _source(self, cheap: list[exp.Expr], ending: Ending) -> exp.Select:
         exprs = self.exprs
         if not self.names:
             self.names.append("__c0")
@@ -321,9 +332,9 @@ class BlockLifter:
             source.set("where", exp.Where(this=condition))
         if self.select.args.get("sample") is not None:
             source.set("sample", self.select.args["sample"].copy())
-        if order:
-            source.set("order", exp.Order(expressions=order))
-        if limited:
+        if ending.order:
+            source.set("order", exp.Order(expressions=ending.order))
+        if ending.order is not None and ending.late:
             for name in ("limit", "offset"):
                 if self.select.args.get(name) is not None:
                     source.set(name, self.select.args[name].copy())

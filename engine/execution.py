@@ -46,7 +46,7 @@ class Executor:
         self._run = run
         self._plan = plan
         self._prefix = prefix
-        self._typed = typed
+        self._typed = lambda node: typed(self._renamed(node))
         self._made: list[tuple[str, str]] = []
         self._answers: set[int] = set()
         self._inputs = 0
@@ -88,7 +88,7 @@ class Executor:
 
     def _spool(self, stage: Stage, most: int | None) -> None:
         """The rows of the source, numbered; at most `most` of them."""
-        source = sql(self._typed(self._renamed(stage.source)))
+        source = sql(self._typed(stage.source))
         names = ", ".join(f'"{name}"' for name in stage.columns)
         cap = "" if most is None else f" LIMIT {most}"
         select = f"SELECT row_number() OVER () AS {ORDINAL}, q.* FROM ({source}) AS q({names}){cap}"

@@ -28,7 +28,7 @@ from sqluice.optimizer.rules import (
     qualify,
     split_blocks,
 )
-from sqluice.optimizer.scope import CannotLift, Scope, lambda_names, own_columns
+from sqluice.optimizer.scope import CannotLift, Scope, lambda_names
 
 if TYPE_CHECKING:
     from sqluice.optimizer.scope import Catalog
@@ -212,10 +212,7 @@ class Lifter:
         """Whether a nested query looks at the rows around it. One that reads stages was made by a rule: it does not."""
         if any(table.name.startswith(self.prefix) for table in query.find_all(exp.Table)):
             return False
-        if not self.catalog.stands_alone(query, list(ctes.written)):
-            return True
-        bare = _without_aliases(query)  # a column of the rows around goes before an alias of the query's own
-        return bare is not None and not self.catalog.stands_alone(bare, list(ctes.written))
+        return not self.catalog.stands_alone(query, list(ctes.written))
 
     def add(self, stage: Stage) -> None:
         """One more stage, after those before it."""
@@ -249,17 +246,3 @@ def _unliftable(select: exp.Select) -> list[exp.Expr]:
                 if any(isinstance(part, exp.Identifier) and part.name.lower() in names for part in own(site))
             ]
     return list({id(site): site for site in found}.values())
-
-
-def _without_aliases(query: exp.Expr) -> exp.Expr | None:
-    """A copy of `query` whose outputs have no aliases, None where no clause names one."""
-    new = query.copy()
-    found = False
-    for select in new.find_all(exp.Select):
-        named = {one.alias.lower(): one for one in select.expressions if isinstance(one, exp.Alias)}
-        clauses = [select.args[name] for name in ("where", "having", "qualify") if select.args.get(name)]
-        used = {column.name.lower() for clause in clauses for column in own_columns(clause) if len(column.parts) == 1}
-        for name in used & named.keys():
-            found = True
-            named[name].replace(named[name].this)
-    return new if found else None

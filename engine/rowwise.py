@@ -48,9 +48,10 @@ def typed(node: exp.Expr, specs: Sequence[Spec], sql_type: Callable[[int], str],
         number = spec_of(part)
         texts = [exp.cast(arg.copy(), "varchar") for arg in args_of(part)]
         args = [exp.Literal.number(number), *texts]
+        kind = ending or (STABLE if part.find_ancestor(exp.Window) else "")
         if part.this in (ERROR, PINNED[ERROR]):
-            return exp.Anonymous(this=ERRORS, expressions=args)
-        name = FUNCTIONS[specs[number].returns] + (ending or (STABLE if part.find_ancestor(exp.Window) else ""))
+            return exp.Anonymous(this=ERRORS + kind, expressions=args)
+        name = FUNCTIONS[specs[number].returns] + kind
         call = exp.Anonymous(this=name, expressions=args)
         if specs[number].operation == "embed":
             return exp.cast(call, sql_type(number), dialect="duckdb")
@@ -84,6 +85,8 @@ class Functions:
             _create(con, name + STABLE, self._function(error=False), returns, volatile=False)
             _create(con, name + PROBE, _nothing, returns, volatile=False)
         _create(con, ERRORS, self._function(error=True), "VARCHAR")
+        _create(con, ERRORS + STABLE, self._function(error=True), "VARCHAR", volatile=False)
+        _create(con, ERRORS + PROBE, _nothing, "VARCHAR", volatile=False)
 
     def _function(self, *, error: bool) -> Callable[..., Any]:
         def answer(*columns):  # type: ignore[no-untyped-def]

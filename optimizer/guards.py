@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from sqluice.optimizer.ast import (
+    aggregate_calls,
     args_of,
     conjunction,
     disjunction,
@@ -27,6 +28,7 @@ from sqluice.optimizer.ast import (
     own,
     own_sites,
     sql,
+    windows,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Need:
 
 def collect(nodes: list[exp.Expr], aggregates: frozenset[str] = frozenset()) -> dict[str, Need]:
     """What each AI expression in `nodes` is needed for, by `key`. Inner ones (arguments of others) come before outer
-    ones. `aggregates` names aggregate functions: conditions around one are about groups, not about its rows."""
+    ones. `aggregates` names aggregate functions: conditions on one are about groups, not about rows."""
     found: dict[str, Need] = {}
     for node in nodes:
         for site, guard in _walk(node, [], aggregates):
@@ -86,9 +88,10 @@ def _walk(
         return
     if isinstance(node, exp.Window | exp.Filter | exp.WithinGroup) or is_aggregate(node, aggregates):
         guard = []
-    for child, extra in _children(node):
+    for child, conditions in _children(node):
         if isinstance(child, exp.Query):
             continue
+        extra = [part for part in conditions if not aggregate_calls(part, aggregates) and not windows(part)]
         if isinstance(node, exp.Filter) and child is node.this:  # not again at the aggregate itself
             for below in child.iter_expressions():
                 yield from _walk(below, [*guard, *extra], aggregates)

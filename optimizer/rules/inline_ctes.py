@@ -16,6 +16,13 @@ from sqluice.optimizer.ast import has_site
 
 def apply(query: exp.Expr) -> bool:
     """Change the WITH of `query` in place; whether anything changed."""
+    changed = False
+    while _once(query):  # a CTE into which another was put now holds its questions
+        changed = True
+    return changed
+
+
+def _once(query: exp.Expr) -> bool:
     clause = query.args.get("with_")
     if clause is None or clause.args.get("recursive"):
         return False

@@ -15,13 +15,11 @@ from sqlglot import exp
 
 from sqluice.optimizer.ast import (
     aggregate_calls,
-    args_of,
     column,
     conjunction,
     conjuncts,
     has_site,
     is_site,
-    own_sites,
     replaced,
     sql,
     windows,
@@ -37,8 +35,8 @@ if TYPE_CHECKING:
 def needs_split(select: exp.Select, aggregates: frozenset[str]) -> bool:
     """Whether a question of this level is asked after grouping, after window functions, or after a QUALIFY."""
     if not is_aggregated(select, aggregates):
-        asks_late = any(windows(arg) for site in own_sites(select) for arg in args_of(site))
-        return asks_late or (bool(select.args.get("qualify")) and any(map(_asks_outside_windows, _upper(select, []))))
+        asking = [node for node in _upper(select, []) if _asks_outside_windows(node)]
+        return any(bool(select.args.get("qualify")) or windows(node) for node in asking)
     below = {sql(key) for key in _every_key(select, aggregates)}
     return any(_asks_above(node, below, aggregates) for node in _upper(select, []))
 

@@ -199,6 +199,8 @@ class Statements:
             window = self._window(sight)
             if self.write.flag(3):
                 window = f"CASE WHEN {self.write.one(BOOL, sight, 1)} THEN {window} END"
+            elif self.write.flag(4):
+                window = f"CASE WHEN {window} > 1 THEN {self.write.one(INT, sight, 2)} END"
             if types is None:
                 values.append((window, INT))
             if self.write.flag(2):
@@ -235,7 +237,7 @@ class Statements:
         return Block(f"SELECT {star}{more} FROM {source}{where}", tuple(found), None)
 
     def _window(self, sight: Sight) -> str:
-        write = self.write
+        write = Expressions(self.rng, ai=self.write.ai)  # DuckDB refuses some subqueries in windows
         over = []
         if write.flag(2):
             over.append(f"PARTITION BY {write.one(self.rng.choice(SIMPLE), sight, 1)}")

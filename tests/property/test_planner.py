@@ -26,8 +26,8 @@ NIGHTLY = bool(os.environ.get("SQLUICE_NIGHTLY"))
 SHAPES: set[str] = set()
 RAISED: list[str] = []
 LEAST_SHAPES = 500
-BATCHES, BATCH = 45 * (10 if NIGHTLY else 1), 12
-SIZES = (0, 0, 1, 1, 2)
+BATCHES, BATCH = 43 * (10 if NIGHTLY else 1), 12
+SIZES = (0, 0, 0, 1, 1, 2)
 
 
 @pytest.fixture(scope="module")
