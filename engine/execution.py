@@ -46,7 +46,7 @@ class Executor:
         self._run = run
         self._plan = plan
         self._prefix = prefix
-        self._typed = lambda node: typed(self._renamed(node))
+        self._bindable = typed
         self._made: list[tuple[str, str]] = []
         self._answers: set[int] = set()
         self._inputs = 0
@@ -293,6 +293,10 @@ class Executor:
                 (batch.column(7).to_numpy(zero_copy_only=False), batch.column(8).to_numpy(zero_copy_only=False)),
                 batch.column(9).to_pylist() if text else None,
             )
+
+    def _typed(self, node: exp.Expr) -> exp.Expr:
+        """`node` as DuckDB can run it now: stages by the names they left, AI expressions as functions."""
+        return self._bindable(self._renamed(node))
 
     def _renamed(self, node: exp.Expr) -> exp.Expr:
         """A copy of `node` that reads the relations that stages have left."""
