@@ -51,7 +51,7 @@ def test_both_give_the_same(driver: Driver, rule: str, before: str, after: str) 
     assert second is not None
     assert first.columns == second.columns
     rows, same = first.fetchall(), second.fetchall()
-    if "ORDER BY" not in before:
+    if sqlglot.parse_one(before, dialect="duckdb").args.get("order") is None:
         rows, same = sorted(map(repr, rows)), sorted(map(repr, same))
     assert rows == same
 
