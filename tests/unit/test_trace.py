@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -341,32 +342,37 @@ def test_a_locked_file_is_not_swept(folder: TraceFolder, monkeypatch: pytest.Mon
     assert run.finish("ok").recorded
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """Files may not grow past 2 KB: what a full disk does, at a known place."""
+    """Files may not grow past 2 KB: what a full disk does, at a known place.
+
+    Not a fixture: pytest writes its own progress before a fixture is torn down, and that may go to a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("when", ["begin", "decisions", "finish"])
 def test_a_trace_that_cannot_be_written_is_one_warning(
-    folder: TraceFolder, when: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    folder: TraceFolder, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if when == "begin":
         folder.path.parent.mkdir()
         folder.path.write_text("a file where the folder should be")
     else:
         folder.prepare()
-        request.getfixturevalue("small_files")
     if when == "decisions":
         monkeypatch.setattr(trace_schema, "GROUP_ROWS", 1)
-    run = folder.begin("SELECT 1", SETTINGS)
-    op = one(run)
-    for _ in range(3):
-        decide(op, n=400, scores=np.random.default_rng(0).random(400))
-    report = run.finish("ok")
+    with nullcontext() if when == "begin" else small_files():
+        run = folder.begin("SELECT 1", SETTINGS)
+        op = one(run)
+        for _ in range(3):
+            decide(op, n=400, scores=np.random.default_rng(0).random(400))
+        report = run.finish("ok")
     assert (report.status, report.calls, report.recorded, report.warnings) == ("ok", 600, False, 1)
     [warning] = run.warnings
     assert warning.startswith("the trace could not be written: ")
