@@ -14,21 +14,23 @@ under the stage's name with `_out`.
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlglot import exp
 
 from sqluice.errors import NotSupportedError
-from sqluice.optimizer.ast import sql
+from sqluice.optimizer.ast import is_pinned, is_site, spec_of, sql
 from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Stage
-from sqluice.udfs.answers import answer_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from sqluice.engine.operators.ask import Answers
-    from sqluice.engine.run import Run
+    import pyarrow as pa
+
+    from sqluice.engine.run import Given, Run
     from sqluice.optimizer.plan import Limit, Plan, Step
 
 WINDOW_ROWS = 16_384
@@ -36,6 +38,41 @@ WINDOW_BYTES = 64 << 20
 FIRST_CHUNK = 16
 FIRST_SPOOL = 4096
 MAX_PAIR_ROWS = 100_000_000
+
+
+class _Window:
+    """A relation whose rows change from one statement to the next.
+
+    DuckDB keeps whatever is registered within a transaction until the transaction ends; of this it keeps one object,
+    which holds one table at a time.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rows: pa.Table | None = None
+        self._registered = False
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        assert self._rows is not None
+        return self._rows.__arrow_c_stream__(requested_schema)
+
+    @contextlib.contextmanager
+    def holding(self, con: Any, rows: pa.Table) -> Iterator[str]:
+        """The name under which `rows` can be read on `con` inside the block."""
+        self._rows = rows
+        if not self._registered:
+            con.register(self._name, self)
+            self._registered = True
+        try:
+            yield self._name
+        finally:
+            self._rows = None
+
+    def forget(self, con: Any) -> None:
+        """Take the name back."""
+        if self._registered:
+            con.unregister(self._name)
+            self._registered = False
 
 
 class Executor:
@@ -50,6 +87,10 @@ class Executor:
         self._made: list[tuple[str, str]] = []
         self._answers: set[int] = set()
         self._inputs = 0
+        self._undo: list[Callable[[], None]] | None = None
+        """What takes back the counts of a try, while there is one."""
+        self._window = _Window(f"{prefix}w")
+        run.both_ways = _asked_in_stages(plan) & _asked_by_rows(plan)
 
     def stages(self) -> None:
         """Run every stage; afterwards the plan's statement can run (`statement`)."""
@@ -61,16 +102,12 @@ class Executor:
         """The plan's statement with stages named as they now stand in the database."""
         return self._renamed(self._plan.statement)
 
-    def record(self) -> None:
-        """Write the decisions of all questions to the trace."""
-        for number in sorted(self._answers):
-            self._record(number)
-
     def drop(self) -> None:
         """Drop what was made, newest first."""
         for kind, name in reversed(self._made):
             self._con.execute(f'DROP {kind} IF EXISTS "{name}"')
         self._made.clear()
+        self._window.forget(self._con)
 
     def _stage(self, stage: Stage) -> None:
         last = max((at for at, step in enumerate(stage.steps) if isinstance(step, Keep)), default=-1)
@@ -112,19 +149,23 @@ class Executor:
     def _limited(self, stage: Stage, limit: Limit, steps: tuple[Step, ...]) -> str:
         """Run `steps` over growing pieces of the stage until its LIMIT is met; the rows that came through.
 
-        First only the beginning of the source is spooled. When that does not do, all of it is, from the start: nothing
-        is asked again.
+        First only the beginning of the source is spooled. When that does not do, all of it is, from the start, since
+        its order may be another: nothing is asked again, and the rows of the first try do not count.
         """
         need = limit.count + limit.offset
         name = f"{stage.name}_kept"
         first = max(FIRST_SPOOL, FIRST_SPOOL // 64 * need)
         for most in (first, None):
+            self._undo = None if most is None else []
             self._spool(stage, most)
             total = self._count(f'"{stage.name}"')
             if self._pieces(stage, steps, name, need, total) >= need or most is None or total < most:
                 break
             self._drop("TABLE", name)
             self._drop("TABLE", stage.name)
+            for undo in self._undo or ():
+                undo()
+        self._undo = None
         return f'SELECT * FROM "{name}" ORDER BY {ORDINAL} LIMIT {limit.count} OFFSET {limit.offset}'
 
     def _pieces(self, stage: Stage, steps: tuple[Step, ...], name: str, need: int, total: int) -> int:
@@ -163,10 +204,7 @@ class Executor:
     def _answer_table(self, number: int) -> None:
         if number in self._answers:
             return
-        columns = (
-            f"k UHUGEINT, v {self._run.sql_type(number)}, e VARCHAR, n BIGINT, h BLOB, tier UTINYINT, score DOUBLE"
-        )
-        columns += ", raw DOUBLE, tokens_in INTEGER, tokens_out INTEGER, t VARCHAR"
+        columns = f"k UHUGEINT, v {self._run.sql_type(number)}, e VARCHAR, tier UTINYINT, place BIGINT"
         name = f"{self._prefix}a{number}"
         self._con.execute(f'CREATE TEMP TABLE "{name}" ({columns})')
         self._made.append(("TABLE", name))
@@ -192,7 +230,8 @@ class Executor:
         self._create(
             "TABLE",
             name,
-            f'SELECT g.id, g.k, g.n{columns} FROM ({keyed}) AS r JOIN "{fresh_ones}" AS g ON r.{ORDINAL} = g.o',
+            f'SELECT g.id, g.k, g.n{columns} FROM ({keyed}) AS r JOIN "{fresh_ones}" AS g ON r.{ORDINAL} = g.o '
+            "ORDER BY g.id",
         )
         self._count_rows(number, keyed, key, name, table)
         fresh = self._count(f'"{name}"')
@@ -206,16 +245,29 @@ class Executor:
 
     def _count_rows(self, number: int, keyed: str, key: str, name: str, table: str) -> None:
         """Rows that bring no input, and rows whose input has its answer already."""
-        asker = self._run.asker(number)
         rows, with_input = self._row(f"SELECT count(*), count({key}) FROM ({keyed}) AS r")
-        asker.op.rows_in += rows
-        asker.op.rows_out += rows
-        asker.op.nulls += rows - with_input
-        repeated = self._row(f'SELECT count(*) FROM "{name}_all"')[0] - self._count(f'"{name}"')
-        if repeated:
-            self._con.execute(
-                f'UPDATE "{table}" SET n = "{table}".n + g.n FROM "{name}_all" AS g WHERE g.k = "{table}".k'
-            )
+        self._add_rows(number, rows, rows - with_input)
+        self._tried(partial(self._add_rows, number, -rows, with_input - rows))
+        if self._count(f'"{name}_all"') == self._count(f'"{name}"'):
+            return
+        again = self._con.sql(
+            f'SELECT a.place, g.n, a.tier, a.e IS NOT NULL AS failed FROM "{name}_all" AS g '
+            f'JOIN "{table}" AS a ON a.k = g.k'
+        ).to_arrow_reader(WINDOW_ROWS)
+        for batch in again:
+            places, n_rows, tiers, failed = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
+            self._run.again(number, places, n_rows, tiers, failed)
+            self._tried(partial(self._run.again, number, places, -n_rows, tiers, failed))
+
+    def _tried(self, undo: Callable[[], None]) -> None:
+        if self._undo is not None:
+            self._undo.append(undo)
+
+    def _add_rows(self, number: int, rows: int, nulls: int) -> None:
+        op = self._run.op(number)
+        op.rows_in += rows
+        op.rows_out += rows
+        op.nulls += nulls
 
     def _windows(self, number: int, inputs: str, table: str, arity: int, total: int) -> None:
         """Ask about numbered inputs, a bounded number of rows and bytes at a time."""
@@ -232,66 +284,26 @@ class Executor:
             )
             columns = "".join(f", a{at}" for at in range(arity))
             rows = self._con.sql(
-                f'SELECT id{columns} FROM "{inputs}" WHERE id > {done} AND id <= {end} ORDER BY id'
+                f'SELECT id, n{columns} FROM "{inputs}" WHERE id > {done} AND id <= {end} ORDER BY id'
             ).to_arrow_table()
-            texts = [rows.column(at + 1).to_pylist() for at in range(arity)]
-            self._store(inputs, table, rows.column(0), asker.answer(texts, len(rows)), texts)
+            texts = [rows.column(at + 2).to_pylist() for at in range(arity)]
+            n_rows = rows.column(1).to_numpy()
+            given = self._run.answers(number, texts, n_rows)
+            self._store(inputs, table, rows.column(0), given)
+            tiers, failed = given.tiers, np.isin(np.arange(len(n_rows)), list(given.errors))
+            self._tried(partial(self._run.again, number, given.places, -n_rows, tiers, failed))
             done = int(end)
 
-    def _store(self, inputs: str, table: str, ids: Any, answers: Answers, texts: list[list[str]]) -> None:
+    def _store(self, inputs: str, table: str, ids: pa.ChunkedArray, given: Given) -> None:
         import pyarrow as pa
 
-        n = len(answers.hashes)
-        errors = pa.array([answers.errors.get(at) for at in range(n)] if answers.errors else pa.nulls(n), pa.string())
-        shown = (
-            ["\n".join(row) for row in zip(*texts, strict=True)] if self._run.trace.mode == "text" and texts else None
-        )
-        window = pa.table(
-            {
-                "id": ids,
-                "v": answers.values,
-                "e": errors,
-                "h": pa.array(answers.hashes, pa.binary()),
-                "tier": answers.tiers,
-                "score": pa.array(answers.scores, from_pandas=True),
-                "raw": pa.array(answers.raw, from_pandas=True),
-                "tokens_in": answers.tokens_in,
-                "tokens_out": answers.tokens_out,
-                "t": pa.array(shown, pa.string()) if shown is not None else pa.nulls(n, pa.string()),
-            }
-        )
-        name = f"{self._prefix}w"
-        self._con.register(name, window)
-        try:
+        n = len(given.places)
+        errors = pa.array([given.errors.get(at) for at in range(n)] if given.errors else pa.nulls(n), pa.string())
+        columns = {"id": ids, "v": given.values, "e": errors, "tier": given.tiers, "place": given.places}
+        with self._window.holding(self._con, pa.table(columns)) as name:
             self._con.execute(
-                f'INSERT INTO "{table}" SELECT i.k, w.v, w.e, i.n, w.h, w.tier, w.score, w.raw, w.tokens_in, '
-                f'w.tokens_out, w.t FROM "{name}" AS w JOIN "{inputs}" AS i ON i.id = w.id'
-            )
-        finally:
-            self._con.unregister(name)
-
-    def _record(self, number: int) -> None:
-        table = f"{self._prefix}a{number}"
-        reader = self._con.sql(
-            f'SELECT h, n, tier, score, raw, v, e, tokens_in, tokens_out, t FROM "{table}"'
-        ).to_arrow_reader(WINDOW_ROWS)
-        for batch in reader:
-            said = batch.column(6)
-            errors = {}
-            if said.null_count < len(said):
-                errors = {at: one for at, one in enumerate(said.to_pylist()) if one is not None}
-            text = self._run.trace.mode == "text"
-            self._run.decided(
-                number,
-                batch.column(0).to_pylist(),
-                batch.column(1).to_numpy(zero_copy_only=False),
-                batch.column(2).to_numpy(zero_copy_only=False),
-                _floats(batch.column(3)),
-                _floats(batch.column(4)),
-                answer_text(batch.column(5)),
-                errors,
-                (batch.column(7).to_numpy(zero_copy_only=False), batch.column(8).to_numpy(zero_copy_only=False)),
-                batch.column(9).to_pylist() if text else None,
+                f'INSERT INTO "{table}" SELECT i.k, w.v, w.e, w.tier, w.place FROM "{name}" AS w '
+                f'JOIN "{inputs}" AS i ON i.id = w.id'
             )
 
     def _typed(self, node: exp.Expr) -> exp.Expr:
@@ -324,6 +336,20 @@ class Executor:
         return tuple(int(value or 0) for value in found)
 
 
+def _asked_in_stages(plan: Plan) -> set[int]:
+    return {step.spec for stage in plan.stages for step in stage.steps if isinstance(step, Ask)}
+
+
+def _asked_by_rows(plan: Plan) -> set[int]:
+    """Specs of the AI expressions that are left to DuckDB."""
+    trees: list[exp.Expr] = [plan.statement]
+    for stage in plan.stages:
+        trees.append(stage.source)
+        for step in stage.steps:
+            trees += [step.predicate] if isinstance(step, Keep) else [*step.args, *([step.guard] if step.guard else [])]
+    return {spec_of(node) for tree in trees for node in tree.walk() if is_site(node) or is_pinned(node)}
+
+
 def _out(stage: str) -> str:
     return f"{stage}_out"
 
@@ -342,10 +368,6 @@ def _next_chunk(missing: int, found: int, seen: int) -> int:
     """How many rows to look at next: as many as the share that came through so far asks for, at least one more."""
     share = (found + 0.5) / (seen + 1)
     return max(1, min(round(1.15 * missing / share + 1), 2 * seen + FIRST_CHUNK))
-
-
-def _floats(column: Any) -> np.ndarray:
-    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _too_many(what: str) -> str:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sqluice import errors
-from sqluice.engine.operators.ask import TIERS, Answers, Asker, Watch, template_digest
+from sqluice.engine.operators.ask import Answers, Asker, Watch, template_digest, tier_names
 from sqluice.errors import InterruptedQueryError, ModelError
-from sqluice.udfs.answers import answer_text, arrow_type, sql_type
+from sqluice.udfs.answers import arrow_type, sql_type
 from sqluice.workers.pool import LocalPool
 from sqluice.workers.registry import LoadOptions, Registry
 
@@ -49,14 +49,36 @@ class Runner:
 
 
 @dataclass(slots=True)
-class _Memo:
-    """Answers that the row-wise functions have given in this run, by input."""
+class Given:
+    """Answers to n inputs as a statement needs them. `places` are those of their decisions, int64 [n]; `tiers` are
+    numbers in `TIERS`, uint8 [n]; `errors` are keyed by position."""
 
-    values: dict[tuple[str | None, ...], tuple[int, int]] = field(default_factory=dict)
+    values: pa.Array
+    errors: dict[int, str]
+    places: np.ndarray
+    tiers: np.ndarray
+
+
+@dataclass(slots=True)
+class _Memo:
+    """Answers by input, for questions that are asked row by row. `rows` counts for each part the rows that DuckDB has
+    asked about, which nobody else counts."""
+
+    found: dict[tuple[str | None, ...], tuple[int, int]] = field(default_factory=dict)
     parts: list[Answers] = field(default_factory=list)
     rows: list[np.ndarray] = field(default_factory=list)
-    texts: list[list[tuple[str, ...]]] = field(default_factory=list)
     nulls: int = 0
+
+    def add(self, texts: list[tuple[str, ...]], answers: Answers) -> None:
+        self.found.update({row: (len(self.parts), at) for at, row in enumerate(texts)})
+        self.parts.append(answers)
+        self.rows.append(np.zeros(len(texts), np.int64))
+
+    def value(self, place: tuple[int, int]) -> object:
+        return self.parts[place[0]].values[place[1]].as_py()
+
+    def error(self, place: tuple[int, int]) -> str | None:
+        return self.parts[place[0]].errors.get(place[1])
 
 
 class Run:
@@ -71,6 +93,8 @@ class Run:
         self.trace = trace
         self.warnings: dict[str, int] = {}
         self.failure: BaseException | None = None
+        self.both_ways: set[int] = set()
+        """Specs that stages and row-wise functions ask alike: their answers are shared."""
         self._cache = cache
         self._askers: dict[int, Asker] = {}
         self._memos: dict[int, _Memo] = {}
@@ -136,6 +160,26 @@ class Run:
             self._askers[number] = asker
         return self._askers[number]
 
+    def answers(self, number: int, texts: Sequence[Sequence[str]], n_rows: np.ndarray) -> Given:
+        """Answers to distinct inputs, one column an argument, that stand for int64 [n] rows each."""
+        if number not in self.both_ways:
+            answers = self.asker(number).answer(texts, n_rows)
+            places = np.arange(answers.first, answers.first + len(n_rows))
+            return Given(answers.values, answers.errors, places, answers.tiers)
+        memo = self._memos.setdefault(number, _Memo())
+        rows: list[tuple[str, ...]] = list(zip(*texts, strict=True)) if texts else [()] * len(n_rows)
+        fresh = np.array([row not in memo.found for row in rows], bool)
+        if fresh.any():
+            self._ask_new(number, memo, [rows[at] for at in np.flatnonzero(fresh)], n_rows[fresh])
+        found = [memo.found[row] for row in rows]
+        places = np.array([memo.parts[part].first + at for part, at in found], np.int64)
+        tiers = np.array([memo.parts[part].tiers[at] for part, at in found], np.uint8)
+        errors = {at: said for at, place in enumerate(found) if (said := memo.error(place)) is not None}
+        values = self._array(number, [memo.value(place) for place in found])
+        failed = np.array([at in errors for at in range(len(rows))], bool)
+        self.again(number, places[~fresh], n_rows[~fresh], tiers[~fresh], failed[~fresh])
+        return Given(values, errors, places, tiers)
+
     def answer_rows(self, number: int, columns: Sequence[Sequence[str | None]], n: int, *, error: bool) -> pa.Array:
         """What a row-wise function returns for n rows: answers, or the texts of errors."""
         import pyarrow as pa
@@ -143,61 +187,33 @@ class Run:
         memo = self._memos.setdefault(number, _Memo())
         rows: list[tuple[str | None, ...]] = list(zip(*columns, strict=True)) if columns else [()] * n
         whole = [row for row in rows if None not in row]
-        new = list(dict.fromkeys(row for row in whole if row not in memo.values))
+        new = list(dict.fromkeys(row for row in whole if row not in memo.found))
         if new:
-            asker = self.asker(number)
-            asker.watch.total = None
-            texts: list[tuple[str, ...]] = new  # type: ignore[assignment]
-            answers = asker.answer([list(column) for column in zip(*texts, strict=True)], len(texts))
-            memo.values.update({row: (len(memo.parts), at) for at, row in enumerate(texts)})
-            memo.parts.append(answers)
-            memo.rows.append(np.zeros(len(texts), np.int64))
-            memo.texts.append(texts)
-        places = [memo.values.get(row) for row in rows]
+            self.asker(number).watch.total = None
+            self._ask_new(number, memo, new, np.zeros(len(new), np.int64))  # type: ignore[arg-type]
+        places = [memo.found.get(row) for row in rows]
         memo.nulls += sum(place is None for place in places)
         for place in places:
             if place is not None and not error:
                 memo.rows[place[0]][place[1]] += 1
-        spec = self.specs[number]
         if error:
-            said = [None if place is None else memo.parts[place[0]].errors.get(place[1]) for place in places]
-            return pa.array(said, pa.string())
-        kind = arrow_type(spec) if spec.operation == "embed" else arrow_type(spec, self.dimension(spec))
-        picked = [None if place is None else memo.parts[place[0]].values[place[1]].as_py() for place in places]
-        return pa.array(picked, kind)
+            return pa.array([None if place is None else memo.error(place) for place in places], pa.string())
+        return self._array(number, [None if place is None else memo.value(place) for place in places])
 
-    def decided(
-        self,
-        number: int,
-        hashes: Sequence[bytes],
-        n_rows: np.ndarray,
-        tiers: np.ndarray,
-        scores: np.ndarray,
-        raw: np.ndarray,
-        answers: pa.Array,
-        errors: dict[int, str],
-        tokens: tuple[np.ndarray, np.ndarray],
-        texts: list[str] | None = None,
-    ) -> None:
-        """Record decisions in the trace."""
-        failed = np.zeros(len(hashes), bool)
-        failed[list(errors)] = True
-        status = np.where(failed, "failed", "answered").tolist() if errors else "answered"
-        same = len(tiers) > 0 and bool((tiers == tiers[0]).all())
-        tier: list[str] | str = TIERS[int(tiers[0])] if same else [TIERS[code] for code in tiers.tolist()]
-        self.op(number).add_decisions(
-            hashes,
-            n_rows,
-            tier=tier,
-            scores=scores,
-            raw_scores=raw,
-            answers=answers,
-            status=status,
-            errors=errors,
-            tokens_in=tokens[0],
-            tokens_out=tokens[1],
-            texts=texts,
-        )
+    def _ask_new(self, number: int, memo: _Memo, texts: list[tuple[str, ...]], n_rows: np.ndarray) -> None:
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        memo.add(texts, self.asker(number).answer(columns, n_rows))
+
+    def _array(self, number: int, values: list[object]) -> pa.Array:
+        import pyarrow as pa
+
+        spec = self.specs[number]
+        kind = arrow_type(spec) if spec.operation == "embed" else arrow_type(spec, self.dimension(spec))
+        return pa.array(values, kind)
+
+    def again(self, number: int, places: np.ndarray, n_rows: np.ndarray, tiers: np.ndarray, failed: np.ndarray) -> None:
+        """More rows of inputs that are decided; fewer where `n_rows` is negative."""
+        self.op(number).add_rows(places, n_rows, tier_names(tiers), failed)
 
     def op(self, number: int) -> OpTrace:
         """The operator of a spec in the trace."""
@@ -212,14 +228,6 @@ class Run:
         """What the cursor shows: warnings of the run and of its trace, each once."""
         return [(errors.Warning, text) for text in {**self.warnings, **self.trace.warnings}]
 
-    def count_lost(self) -> None:
-        """Count what was asked where the decisions themselves are lost."""
-        for asker in self._askers.values():
-            op = asker.op
-            if not op.distinct_inputs:
-                op.calls, op.cached = asker.asked, asker.hits
-                op.distinct_inputs = asker.asked + asker.hits
-
     def finish(self, error: BaseException | None = None) -> Report:
         """Write the trace and make the report; later calls change nothing."""
         if self._report is None:
@@ -229,25 +237,18 @@ class Run:
 
     def _settle(self) -> None:
         for number, memo in self._memos.items():
-            for part, n_rows, texts in zip(memo.parts, memo.rows, memo.texts, strict=True):
-                shown = ["\n".join(row) for row in texts] if self.trace.mode == "text" else None
-                self.decided(
-                    number,
-                    part.hashes,
-                    n_rows,
-                    part.tiers,
-                    part.scores,
-                    part.raw,
-                    answer_text(part.values),
-                    part.errors,
-                    (part.tokens_in, part.tokens_out),
-                    shown,
-                )
-            if number in self._askers:
-                op = self._askers[number].op
-                op.nulls += memo.nulls
-                op.rows_in += memo.nulls + int(sum(rows.sum() for rows in memo.rows))
-                op.rows_out = op.rows_in
+            if number not in self._askers:
+                continue
+            op = self._askers[number].op
+            for part, n_rows in zip(memo.parts, memo.rows, strict=True):
+                failed = np.zeros(len(n_rows), bool)
+                failed[list(part.errors)] = True
+                here = n_rows > 0
+                places = part.first + np.flatnonzero(here)
+                op.add_rows(places, n_rows[here], tier_names(part.tiers[here]), failed[here])
+            op.nulls += memo.nulls
+            op.rows_in += memo.nulls + int(sum(rows.sum() for rows in memo.rows))
+            op.rows_out = op.rows_in
         for asker in self._askers.values():
             spec = asker.spec
             counts: dict[str, int] = {}

@@ -20,7 +20,7 @@ from sqluice.engine.lifting import Lifter
 from sqluice.engine.results import drain, outcome_of, peek, rows_outcome
 from sqluice.engine.rowwise import PROBE, STABLE, typed
 from sqluice.engine.script import beginning
-from sqluice.errors import Error, NotSupportedError
+from sqluice.errors import NotSupportedError
 from sqluice.optimizer.ast import is_site, pin, spec_of
 from sqluice.optimizer.ast import sql as sql_text
 from sqluice.optimizer.plan import Plan
@@ -127,7 +127,7 @@ class AiStatement:
             text = self._text(executor.statement(), bound, run)
             return self._outcome(text, run, executor, began=began, names=prepared.names)
         except BaseException:
-            self._clean(run, executor, began=began)
+            self._clean(executor, began=began)
             raise
 
     def _outcome(
@@ -248,17 +248,12 @@ class AiStatement:
         self.con.execute("BEGIN TRANSACTION")
         return True
 
-    def _clean(self, run: Run, executor: Executor | None, *, began: bool) -> None:
-        """Leave nothing in the database; decisions go to the trace where they can still be read."""
-        try:
-            if executor is not None:
-                executor.record()
-        except (duckdb.Error, Error):
-            run.count_lost()  # the transaction is broken, and the decisions went with it
+    def _clean(self, executor: Executor | None, *, began: bool) -> None:
+        """Leave nothing in the database."""
         with contextlib.suppress(duckdb.Error):  # the transaction was rolled back already
             if began:
                 self.con.execute("ROLLBACK")
-            elif executor is not None:
+            if executor is not None:
                 executor.drop()
 
     def _over(self, run: Run, error: BaseException) -> None:
@@ -269,7 +264,7 @@ class AiStatement:
 
     def _fail(self, run: Run, executor: Executor | None, *, began: bool, error: BaseException) -> None:
         """Leave nothing behind but the trace and the cache."""
-        self._clean(run, executor, began=began)
+        self._clean(executor, began=began)
         self._over(run, error)
 
     def _done(
@@ -281,7 +276,6 @@ class AiStatement:
         else:
             try:
                 if executor is not None:
-                    executor.record()
                     executor.drop()
                 if began:
                     self.con.execute("COMMIT")

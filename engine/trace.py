@@ -107,8 +107,9 @@ class OpTrace:
     """Counters of one AI operator.
 
     `add_batches` and `add_decisions` count what they are given: seconds_busy, tokens_in, tokens_out and
-    pad_tokens from batches; distinct_inputs, calls, cached, failed and rows_by_tier from decisions. The
-    caller sets the rest. calls, cached and distinct_inputs count distinct inputs; other counts are rows.
+    pad_tokens from batches; distinct_inputs, calls, cached, failed and rows_by_tier from decisions (`add_rows`
+    adds to the last two). The caller sets the rest. calls, cached and distinct_inputs count distinct inputs; other
+    counts are rows.
     """
 
     run: RunTrace = field(repr=False)
@@ -140,6 +141,7 @@ class OpTrace:
     bytes_moved: float | None = None
     bound: str = "unknown"
     batches: int = 0
+    more_rows: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list, repr=False)
 
     @property
     def padded_tokens(self) -> int:
@@ -178,19 +180,20 @@ class OpTrace:
         tokens_in: np.ndarray | None = None,
         tokens_out: np.ndarray | None = None,
         texts: Sequence[str] | None = None,
-    ) -> None:
-        """Count and record the decisions on some distinct inputs; `n_rows` is each one's multiplicity.
+    ) -> int:
+        """Count and record the decisions on some distinct inputs; `n_rows` is each one's multiplicity so far
+        (`add_rows` adds to it). Returns the place of the first one among the operator's decisions.
 
         Scores that are NaN become NULL. `errors` is keyed by position. `texts` is kept only under
         `ai_trace = 'text'`, and so are the answers of free-text functions, which may repeat a row's text.
         """
-        n = len(hashes)
+        first, n = self.distinct_inputs, len(hashes)
         if not n:
-            return
+            return first
         tiers, states = Labels.of(tier, n), Labels.of(status, n)
         self._count(n_rows, tiers, states)
         if not self.run.records:
-            return
+            return first
         text = self.run.mode == "text"
         columns: dict[str, object] = {
             "run_id": self.run.run_id,
@@ -209,6 +212,18 @@ class OpTrace:
             "text": strings(texts) if text and texts is not None else None,
         }
         self.run.record("decisions", batch_of("decisions", columns, n))
+        return first
+
+    def add_rows(self, places: np.ndarray, n_rows: np.ndarray, tiers: Sequence[str] | str, failed: np.ndarray) -> None:
+        """More rows of inputs that are decided: int64 [n] places and rows, [n] tiers, bool [n]. Rows may be negative:
+        they were counted and are not wanted after all."""
+        rows = np.asarray(n_rows, dtype=np.int64)
+        labels = Labels.of(tiers, len(rows))
+        for name in labels.names:
+            self.rows_by_tier[name] = self.rows_by_tier.get(name, 0) + int(rows[labels.are(name)].sum())
+        self.failed += int(rows[failed].sum())
+        if self.run.records and len(rows):
+            self.more_rows.append((np.asarray(places, dtype=np.int64), rows))
 
     def _count(self, n_rows: np.ndarray, tiers: Labels, states: Labels) -> None:
         self.distinct_inputs += len(n_rows)
@@ -251,6 +266,7 @@ class RunTrace:
         self._started = time.time()
         self._clock = time.perf_counter()
         self._lock = threading.RLock()
+        self._folder = folder
         self._streams = {table: Stream(folder / table, table, self.run_id) for table in TABLES}
         self._report: Report | None = None
         self.records = mode != "off"
@@ -336,12 +352,54 @@ class RunTrace:
             "versions": json.dumps(_versions()),
             "settings": json.dumps(self._settings),
         }
+        self._add_rows()
         self._streams["ops"].append(_rows("ops", [op.row() for op in self.operators]))
         self._streams["runs"].append(_rows("runs", [run]))
         for stream in self._streams.values():
             stream.close()
         for table in ("decisions", "batches", "ops", "runs"):  # a run that can be seen is there as a whole
             self._streams[table].publish()
+
+    def _add_rows(self) -> None:
+        """Write the decisions again where inputs came again after they were decided."""
+        more = {op.number: _summed(op.more_rows) for op in self.operators if op.more_rows}
+        if not more:
+            return
+        before, after = self._streams["decisions"], Stream(self._folder / "decisions", "decisions", self.run_id, "-2")
+        seen = dict.fromkeys(more, 0)
+        try:
+            for batch in before.read():
+                after.append(_with_more(batch, more, seen))
+        except BaseException:
+            after.discard()
+            raise
+        self._streams["decisions"] = after
+        before.discard()
+
+
+def _summed(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct places in order, and the rows of each."""
+    places, inverse = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+    rows = np.zeros(len(places), dtype=np.int64)
+    np.add.at(rows, inverse, np.concatenate([part[1] for part in parts]))
+    return places, rows
+
+
+def _with_more(
+    batch: pa.RecordBatch, more: Mapping[int, tuple[np.ndarray, np.ndarray]], seen: dict[int, int]
+) -> pa.RecordBatch:
+    """`batch` with `n_rows` of operators in `more` added to; `seen` counts their decisions in earlier batches."""
+    import pyarrow as pa
+
+    ops = batch.column("op").to_numpy()
+    n_rows = batch.column("n_rows").to_numpy().copy()
+    for op, (places, rows) in more.items():
+        here = np.flatnonzero(ops == op)
+        first, last = np.searchsorted(places, [seen[op], seen[op] + len(here)])
+        n_rows[here[places[first:last] - seen[op]]] += rows[first:last]
+        seen[op] += len(here)
+    at = batch.schema.get_field_index("n_rows")
+    return batch.set_column(at, batch.schema.field(at), pa.array(n_rows, batch.schema.field(at).type))
 
 
 def _reasons(tiers: Labels, states: Labels) -> Labels:

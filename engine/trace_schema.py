@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -254,9 +254,9 @@ class Stream:
     """The rows of one table of one run. Rows wait in memory until they make a row group; a run that stays
     below that opens its file only at `close`."""
 
-    def __init__(self, folder: Path, table: str, run_id: str) -> None:
+    def __init__(self, folder: Path, table: str, run_id: str, version: str = "") -> None:
         self._final = folder / f"{run_id}.parquet"
-        self._partial = folder / f"{run_id}.parquet{PARTIAL}"
+        self._partial = folder / f"{run_id}{version}.parquet{PARTIAL}"
         self._table = table
         self._waiting: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
@@ -271,6 +271,15 @@ class Stream:
         self._bytes += rows.nbytes
         if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._flush()
+
+    def read(self) -> Iterator[pa.RecordBatch]:
+        """Everything appended; afterwards the stream takes no more."""
+        if self._writer is not None:
+            self._writer.close()
+            self._closed = True
+            with _parquet().ParquetFile(self._partial) as file:
+                yield from file.iter_batches()
+        yield from self._waiting
 
     def close(self) -> None:
         """Write what waits and complete the file, if there were any rows."""

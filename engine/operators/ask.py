@@ -16,7 +16,7 @@ import numpy as np
 from sqluice.engine import answer_cache
 from sqluice.errors import DataError, OperationalError
 from sqluice.types import Progress, Prompt
-from sqluice.udfs.answers import decode
+from sqluice.udfs.answers import answer_text, decode
 from sqluice.workers.pool import NOT_ASKED
 from sqluice.workers.protocol import Asked
 from sqluice.workers.replay import prompt_digest, template_state
@@ -38,7 +38,8 @@ _NAN = "model returned NaN"
 
 @dataclass(slots=True)
 class Answers:
-    """Answers to n inputs, in their order. `tiers` are numbers in `TIERS`; `errors` are keyed by position."""
+    """Answers to n inputs, in their order. `tiers` are numbers in `TIERS`; `errors` are keyed by position; `first` is
+    the place of the first input among the operator's decisions."""
 
     values: pa.Array
     scores: np.ndarray
@@ -48,6 +49,17 @@ class Answers:
     tokens_in: np.ndarray
     tokens_out: np.ndarray
     errors: dict[int, str] = field(default_factory=dict)
+    first: int = 0
+
+    def taken(self, rows: list[int]) -> Answers:
+        """Those of some inputs."""
+        values = self.values.take(rows)
+        hashes = [self.hashes[at] for at in rows]
+        errors = {to: self.errors[at] for to, at in enumerate(rows) if at in self.errors}
+        scores, raw, tiers, tokens_in, tokens_out = (
+            part[rows] for part in (self.scores, self.raw, self.tiers, self.tokens_in, self.tokens_out)
+        )
+        return Answers(values, scores, raw, tiers, hashes, tokens_in, tokens_out, errors)
 
 
 @dataclass(slots=True)
@@ -113,30 +125,75 @@ class Asker:
         self._cache = cache if revision and spec.operation != "count_tokens" else answer_cache.NoCache()
         self.dimension: int | None = None
         self.warned: list[str] = []
-        self.asked = self.hits = 0
 
-    def answer(self, columns: Sequence[Sequence[str]], n: int) -> Answers:
-        """Answers to n distinct inputs without NULLs, one column an argument (none for a constant question).
+    def answer(self, columns: Sequence[Sequence[str]], n_rows: np.ndarray) -> Answers:
+        """Answers to n distinct inputs without NULLs, one column an argument (none for a constant question); they are
+        decided for int64 [n] rows each.
 
         `OperationalError` for the first row that fails under `ai_on_error = 'raise'`; what is answered by then is in
-        the cache, as it is after an interruption.
+        the cache and in the trace, as it is after an interruption.
         """
-        rows: list[tuple[str, ...]] = list(zip(*columns, strict=True)) if columns else [()] * n
+        rows: list[tuple[str, ...]] = list(zip(*columns, strict=True)) if columns else [()] * len(n_rows)
         digests = [prompt_digest(self._state, row) for row in rows]
         if self.spec.operation == "count_tokens":
-            return self._counted(rows, digests)
+            answers = self._counted(rows, digests)
+            self._decide(answers, n_rows, rows)
+            return answers
         keys = answer_cache.keys(self._scope, digests)
         blobs = self._cache.get(keys)
         missing = [at for at, blob in enumerate(blobs) if blob is None]
-        self._saw_cached(n - len(missing))
-        asked = self._ask(rows, missing, keys)
+        self._saw_cached(len(rows) - len(missing))
+        try:
+            asked = self._ask(rows, missing, keys)
+        except BaseException as error:
+            self._keep_part(error, blobs, missing, digests, n_rows, rows)
+            raise
         answers = self._merged(blobs, missing, asked, digests)
+        self._decide(answers, n_rows, rows)
         if answers.errors:
             self._failed(answers.errors)
         return answers
 
+    def _decide(self, answers: Answers, n_rows: np.ndarray, rows: list[tuple[str, ...]]) -> None:
+        """Put decisions into the trace."""
+        failed = np.zeros(len(rows), bool)
+        failed[list(answers.errors)] = True
+        text = self.op.run.mode == "text"
+        answers.first = self.op.add_decisions(
+            answers.hashes,
+            n_rows,
+            tier=tier_names(answers.tiers),
+            scores=answers.scores,
+            raw_scores=answers.raw,
+            answers=answer_text(answers.values) if self.op.run.records else None,
+            status=np.where(failed, "failed", "answered").tolist() if answers.errors else "answered",
+            errors=answers.errors,
+            tokens_in=answers.tokens_in,
+            tokens_out=answers.tokens_out,
+            texts=["\n".join(row) for row in rows] if text else None,
+        )
+
+    def _keep_part(
+        self,
+        error: BaseException,
+        blobs: list[bytes | None],
+        missing: list[int],
+        digests: list[bytes],
+        n_rows: np.ndarray,
+        rows: list[tuple[str, ...]],
+    ) -> None:
+        """What an exception cut short: the inputs that have an answer, or an error of their own, are decided."""
+        part = getattr(error, "asked", None)
+        if not isinstance(part, Asked):
+            return
+        self._charge(part)
+        left_out = {missing[at] for at, said in part.errors.items() if said == NOT_ASKED}
+        there = [at for at in range(len(rows)) if at not in left_out]
+        if there:
+            answers = self._merged(blobs, missing, part, digests).taken(there)
+            self._decide(answers, n_rows[there], [rows[at] for at in there])
+
     def _saw_cached(self, hits: int) -> None:
-        self.hits += hits
         self.watch.cached += hits
         self.watch.done_rows += hits
         if hits:
@@ -148,19 +205,13 @@ class Asker:
             self.watch.keep = lambda at, values, raw: self._keep([keys[missing[row]] for row in at], values, raw)
         try:
             asked = self._operate([rows[at] for at in missing])
-        except BaseException as error:
-            part = getattr(error, "asked", None)
-            if isinstance(part, Asked):
-                self._charge(part)
-            raise
         finally:
             self.watch.keep = None
         self._charge(asked)
         return asked
 
     def _charge(self, asked: Asked) -> None:
-        """Count what was asked, and what it cost."""
-        self.asked += len(asked.tokens_in) - sum(said == NOT_ASKED for said in asked.errors.values())
+        """Count what asking cost."""
         self.op.add_batches(asked.batches)
         info = self.model.info
         tokens = [(batch.tokens_in, batch.tokens_out) for batch in asked.batches]
@@ -259,6 +310,13 @@ class Asker:
             raise kind(f"{self.spec.function} failed on a row: {first} (ai_on_error = 'raise')")
         for said in errors.values():
             self.warned.append(said)
+
+
+def tier_names(tiers: np.ndarray) -> list[str] | str:
+    """Names of tiers; one name where they are all the same."""
+    if len(tiers) and bool((tiers == tiers[0]).all()):
+        return TIERS[int(tiers[0])]
+    return [TIERS[code] for code in tiers.tolist()]
 
 
 def template_digest(template: str) -> str:

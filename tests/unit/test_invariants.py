@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import sqluice
+from sqluice.engine import execution
 from support.scripted import Faults, ScriptedModel, keyword
 
 if TYPE_CHECKING:
@@ -226,24 +227,31 @@ def test_the_rules_can_be_broken(con: Connection) -> None:
     }
 
 
-TWICE = "row-wise functions answer from a memo of their own: what stages answered is asked and decided again"
-
-
 @pytest.mark.parametrize(
     "sql",
     [
-        pytest.param(
-            "SELECT AI_FILTER(s), list_transform([s], x -> AI_FILTER(x)) FROM t",
-            marks=pytest.mark.xfail(strict=True, reason=TWICE),
-        ),
+        "SELECT AI_FILTER(s), list_transform([s], x -> AI_FILTER(x)) FROM t",
+        "SELECT list_transform([s], x -> AI_FILTER(x)) FROM t WHERE AI_FILTER(s) UNION ALL "
+        "SELECT list_transform([s], x -> NOT AI_FILTER(x)) FROM t WHERE NOT AI_FILTER(s)",
         "SELECT AI_EMBED(s), AI_SIMILARITY(s, 'good') FROM t",
     ],
 )
 def test_an_input_is_asked_once_in_a_run(con: Connection, sql: str) -> None:
-    report = con.execute(sql).report
+    cursor = con.execute(sql)
+    cursor.fetchall()
+    report = cursor.report
     assert report is not None
-    assert con.execute(RULES["one decision per input"]).fetchall() == []
+    assert violations(con) == {}
     assert report.calls == con.execute("SELECT count(DISTINCT input_hash) FROM ai.decisions").fetchall()[0][0]
+
+
+def test_rows_of_a_first_try_do_not_count(con: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "FIRST_SPOOL", 20)
+    rows = con.execute("SELECT id FROM t WHERE AI_FILTER(s) AND AI_FILTER(PROMPT('{0}?', s)) LIMIT 1000").fetchall()
+    assert len(rows) > 10
+    everything = con.execute("SELECT count(*) FROM t").fetchall()
+    assert con.execute("SELECT rows_in FROM ai.ops WHERE op = 0").fetchall() == everything
+    assert violations(con) == {}
 
 
 @pytest.mark.parametrize(
@@ -377,16 +385,12 @@ def test_a_statement_that_cannot_be_planned_is_a_run_too(con: Connection) -> Non
     assert con.execute("SELECT status, calls FROM ai.runs").fetchall() == [("error", 0)]
 
 
-LOST = "decisions are read from temporary tables at the end, which an aborted transaction takes along"
-
-
 def test_calls_of_a_run_that_fails_are_counted(con: Connection) -> None:
     with pytest.raises(sqluice.DataError):
         con.execute("SELECT AI_FILTER(s), CASE WHEN id = 59 THEN error('late') END FROM t")
     assert con.execute(RULES["operators count what batches took"]).fetchall() == []
 
 
-@pytest.mark.xfail(strict=True, reason=LOST)
 def test_decisions_of_a_run_that_fails_are_kept(con: Connection) -> None:
     with pytest.raises(sqluice.DataError):
         con.execute("SELECT AI_FILTER(s), CASE WHEN id = 59 THEN error('late') END FROM t")
@@ -422,14 +426,8 @@ def test_a_run_that_is_interrupted_is_there(con: Connection, plan: str) -> None:
     "rule",
     [
         "cost is tokens times price",
-        pytest.param(
-            "operators count what batches took",
-            marks=pytest.mark.xfail(strict=True, reason="calls of the window that was interrupted are not counted"),
-        ),
-        pytest.param(
-            "tokens of decisions are those of operators",
-            marks=pytest.mark.xfail(strict=True, reason="answers of the window that was interrupted are not decided"),
-        ),
+        "operators count what batches took",
+        "tokens of decisions are those of operators",
         "runs add up their operators",
     ],
 )

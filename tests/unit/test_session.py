@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 
 import sqluice
+from sqluice.engine import execution
 from support.scripted import Faults, ScriptedModel, scripted
 
 if TYPE_CHECKING:
@@ -209,6 +211,25 @@ def test_a_setting_is_what_stands_in_its_quotes(con: Connection, setting: str, v
 
 
 # ---- nothing stays behind
+
+
+def test_answers_do_not_pile_up_beside_duckdb(con: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB keeps what is registered within a transaction until it ends; 2,000 answers of 10 KB would show."""
+    monkeypatch.setattr(execution, "WINDOW_ROWS", 100)
+    oracle = model(con)
+    held: list[int] = []
+    generate = oracle.generate
+
+    def watched(*args: Any, **options: Any) -> Any:
+        held.append(pa.total_allocated_bytes())
+        return generate(*args, **options)
+
+    monkeypatch.setattr(oracle, "generate", watched)
+    before = pa.total_allocated_bytes()
+    query = "SELECT count(AI_COMPLETE(repeat('x', 10000) || i)) FROM range(2000) r(i)"
+    assert rows(con, query) == [(2000,)]
+    assert len(held) >= 20
+    assert max(held) - before < 5_000_000
 
 
 @pytest.mark.parametrize("plan", ["optimized", "rowwise"])

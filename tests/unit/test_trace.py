@@ -302,6 +302,29 @@ def test_several_threads_in_one_run(folder: TraceFolder) -> None:
     ]
 
 
+@pytest.mark.parametrize("group_rows", [1, 6, 1_000_000])
+def test_rows_that_come_again_are_added(folder: TraceFolder, group_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_schema, "GROUP_ROWS", group_rows)
+    run = folder.begin("SELECT 1", SETTINGS)
+    first, second = one(run), one(run)
+    ones = np.ones(4, dtype=np.int64)
+    for start in (0, 4, 8):
+        for op in (first, second):
+            assert op.add_decisions(digests(4, start), ones, tier="oracle") == start
+    first.add_rows(
+        np.array([11, 0, 5]), np.array([7, 1, 2]), ["cache", "oracle", "oracle"], np.array([True, False, True])
+    )
+    first.add_rows(np.array([0, 5]), np.array([10, -3]), "oracle", np.array([False, False]))
+    assert run.finish("ok").recorded
+    assert (first.rows_by_tier, first.failed) == ({"oracle": 22, "cache": 7}, 9)
+    found = select(folder, "SELECT op, list(n_rows ORDER BY input_hash) FROM ai.decisions GROUP BY op ORDER BY op")
+    assert found == [(0, [12, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 8]), (1, [1] * 12)]
+    assert [name for name in files(folder) if name.startswith("decisions/")] == [
+        "decisions/0.parquet",
+        f"decisions/{run.run_id}.parquet",
+    ]
+
+
 KILLED = """
 import os, signal
 from pathlib import Path
