@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sqluice import config
 from sqluice.engine.answer_cache import open_cache
 from sqluice.engine.run import Run, Runner
@@ -35,8 +37,8 @@ class PlainRuntime:
         if spec not in run.specs:
             run.specs.append(spec)
         asker = run.asker(run.specs.index(spec))
-        n = len(columns[0]) if columns else 1
-        return asker.answer(columns, n).values  # type: ignore[arg-type]
+        n_rows = np.ones(len(columns[0]) if columns else 1, np.int64)
+        return asker.answer(columns, n_rows).values  # type: ignore[arg-type]
 
 
 set_runtime_factory(PlainRuntime)
