@@ -15,6 +15,7 @@ from sqluice.optimizer.ast import (
     ERROR,
     aggregate_calls,
     args_of,
+    call,
     column,
     conjunction,
     conjuncts,
@@ -32,11 +33,13 @@ from sqluice.optimizer.ast import (
     with_clause,
     with_from,
 )
-from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Limit, Stage, Step
+from sqluice.optimizer.plan import ORDINAL, Ask, Limit, Stage
 from sqluice.optimizer.rules import outer_joins, qualify, split_blocks
 from sqluice.optimizer.scope import CannotLift, Scope, own_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqluice.engine.lifting import Ctes, Lifter
 
 _UPPER = ("expressions", "group", "having", "qualify", "order", "distinct", "windows")
@@ -88,7 +91,8 @@ class BlockLifter:
         self.columns: dict[str, str] = {}
         self.exprs: list[exp.Expr] = []
         self.names: list[str] = []
-        self.steps: list[Step] = []
+        self.asks: list[Ask] = []
+        self.filtered: set[str] = set()
         self.asked: dict[str, tuple[str, bool]] = {}
         self.questions: dict[str, str] = {}
         self.errors: set[str] = set()
@@ -108,15 +112,15 @@ class BlockLifter:
         cheap, asking = self._conjuncts()
         upper = [node for name in _UPPER for node in _nodes(select, name)]
         ending = self._ending(asking)
-        for part in asking:
-            self._ask_all([part])
-            self.steps.append(Keep(self._pull(part)))
+        filters = tuple(self._over_stage(part) for part in asking if has_site(part))
+        keeps = tuple(self._pull(part) for part in asking if not has_site(part))
         above = self._above(upper)
         self._end(above, ending, root=root)
         source = self._source(cheap, ending)
-        steps = tuple(self._finished(step) for step in self.steps)
+        asks = tuple(self._finished(ask) for ask in self.asks)
         limit = None if ending.late or ending.order is None else ending.limit
-        self.lifter.add(Stage(self.stage, source, tuple(self.names), steps, limit, self._is_pairs(asking)))
+        pairs = self._is_pairs(asking)
+        self.lifter.add(Stage(self.stage, source, tuple(self.names), filters, keeps, asks, limit, pairs))
         return above
 
     def _ending(self, asking: list[exp.Expr]) -> Ending:
@@ -192,20 +196,30 @@ class BlockLifter:
         for node in nodes:
             self.errors |= {guards.key(site) for site in own_sites(node) if site.this == ERROR}
         wanted = guards.collect(nodes, self.lifter.catalog.aggregates)
-        open_ones = {name: need for name, need in wanted.items() if not self.asked.get(name, ("", False))[1]}
-        while open_ones:
-            free = [name for name, need in open_ones.items() if not _inner(need.site) & open_ones.keys()]
-            ready = [name for name in free if not open_ones[name].waits_for() & open_ones.keys() - {name}]
-            name = (ready or free)[0]
-            self._ask(name, open_ones[name].site, open_ones[name].guard(unknown=open_ones.keys()))
-            del open_ones[name]
+        asked = {name for name, (_, everywhere) in self.asked.items() if everywhere}
+        for name, site, guard in guards.in_order(wanted, asked):
+            self._ask(name, site, guard)
+
+    def _over_stage(self, part: exp.Expr) -> exp.Expr:
+        """A predicate over the stage's columns; its questions stay in it."""
+        needs = guards.collect([part])
+        self.filtered |= {name for name, need in needs.items() if need.guard() is None}
+
+        def change(node: exp.Expr) -> exp.Expr | None:
+            if not is_site(node):
+                return None
+            guard = needs[guards.key(node)].guard()
+            args = [self._pull(arg, change) if has_site(arg) else self._argument(arg, guard) for arg in args_of(node)]
+            return call(spec_of(node), args, node.this)
+
+        return self._pull(part, change)
 
     def _ask(self, name: str, site: exp.Expr, guard: exp.Expr | None) -> None:
         args = tuple(self._argument(arg, guard) for arg in args_of(site))
         pulled = None if guard is None else self._pull(guard)
         answer = f"__f{len(self.questions)}"
         self.questions[answer] = name
-        self.steps.append(Ask(answer, spec_of(site), args, pulled))
+        self.asks.append(Ask(answer, spec_of(site), args, pulled, counts=name not in self.filtered))
         self.asked[name] = (answer, guard is None)
 
     def _argument(self, arg: exp.Expr, guard: exp.Expr | None) -> exp.Expr:
@@ -230,13 +244,16 @@ class BlockLifter:
             self.exprs.append(node.copy())
         return column(self.columns[key])
 
-    def _pull(self, node: exp.Expr) -> exp.Expr:
-        """`node` over the stage's columns: references become columns, questions their answers."""
+    def _pull(self, node: exp.Expr, asked: Callable[[exp.Expr], exp.Expr | None] | None = None) -> exp.Expr:
+        """`node` over the stage's columns: references become columns, questions their answers, or what `asked` makes of
+        them."""
         bound = {
             str(found.args["expression"].name).lower() for found in own(node) if isinstance(found, exp.Comprehension)
         }
 
         def change(part: exp.Expr) -> exp.Expr | None:
+            if is_site(part) and asked is not None:
+                return asked(part)
             if is_site(part):
                 answer = self.asked[guards.key(part)][0]
                 return column(f"{answer}_error" if part.this == ERROR else answer)
@@ -244,21 +261,21 @@ class BlockLifter:
                 local = part.parts[0].name.lower() in bound
                 return self._below(part) if not local and self.scope.resolves(part) else part.copy()
             if _holds_query(part):
-                return self._query(part)
+                return self._query(part, asked)
             if isinstance(part, exp.Columns):
                 raise CannotLift("COLUMNS() in an expression")
             return None
 
         return replaced(node, change)
 
-    def _query(self, part: exp.Expr) -> exp.Expr | None:
+    def _query(self, part: exp.Expr, asked: Callable[[exp.Expr], exp.Expr | None] | None = None) -> exp.Expr | None:
         """A nested query in an expression: computed below where it looks at this block's rows."""
         queries = [part] if isinstance(part, exp.Query) else nested_queries(part)
         originals = [query.meta.get("correlated", False) for query in queries]
         if not any(originals):
             if isinstance(part, exp.In | exp.Binary):
                 new = part.copy()
-                new.set("this", self._pull(part.this))
+                new.set("this", self._pull(part.this, asked))
                 return new
             return part.copy()
         if has_site(part) or split_blocks.is_aggregated(self.select, self.lifter.catalog.aggregates):
@@ -342,10 +359,8 @@ class BlockLifter:
             source.set("with_", with_clause(self.ctes.lifted))
         return source
 
-    def _finished(self, step: Step) -> Step:
-        if isinstance(step, Ask):
-            return replace(step, wants_error=self.questions[step.name] in self.errors)
-        return step
+    def _finished(self, ask: Ask) -> Ask:
+        return replace(ask, wants_error=self.questions[ask.name] in self.errors)
 
     def _is_pairs(self, asking: list[exp.Expr]) -> bool:
         """Whether a predicate asks about columns of several FROM items at once."""
@@ -369,11 +384,6 @@ def _nodes(select: exp.Select, name: str) -> list[exp.Expr]:
     if value is None or value is False:
         return []
     return list(value) if isinstance(value, list) else [value]
-
-
-def _inner(site: exp.Expr) -> set[str]:
-    """The questions in the arguments of `site`."""
-    return {guards.key(found) for arg in args_of(site) for found in own_sites(arg)}
 
 
 def _limit(select: exp.Select) -> Limit | None:

@@ -21,22 +21,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlglot import exp
 
+from sqluice.engine.operators.filtering import Filtering
 from sqluice.errors import NotSupportedError
 from sqluice.optimizer.ast import is_pinned, is_site, spec_of, sql
 from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import pyarrow as pa
 
     from sqluice.engine.run import Given, Run
-    from sqluice.optimizer.plan import Limit, Plan, Step
+    from sqluice.optimizer.plan import Plan, Step
 
 WINDOW_ROWS = 16_384
 WINDOW_BYTES = 64 << 20
-FIRST_CHUNK = 16
-FIRST_SPOOL = 4096
 MAX_PAIR_ROWS = 100_000_000
 
 
@@ -110,107 +109,116 @@ class Executor:
         self._window.forget(self._con)
 
     def _stage(self, stage: Stage) -> None:
-        last = max((at for at, step in enumerate(stage.steps) if isinstance(step, Keep)), default=-1)
-        if stage.limit is not None:
-            base = self._limited(stage, stage.limit, stage.steps[: last + 1])
+        if stage.filters or stage.keeps:
+            base = Filtering(self, stage, self._run).relation()
         else:
-            self._spool(stage, MAX_PAIR_ROWS + 1 if stage.pairs else None)
-            if stage.pairs and self._count(f'"{stage.name}"') > MAX_PAIR_ROWS:
-                raise NotSupportedError(_too_many(f"more than {MAX_PAIR_ROWS:,} pairs of rows"))
-            base = self._steps(stage, stage.steps[: last + 1], f'SELECT * FROM "{stage.name}"')
-            if last >= 0 and last + 1 < len(stage.steps):
-                base = self._kept(stage, base)
-        relation = self._steps(stage, stage.steps[last + 1 :], base)
-        self._create("VIEW", _out(stage.name), relation)
+            self.spool(stage)
+            base = f'SELECT * FROM "{stage.name}"'
+        self._create("VIEW", _out(stage.name), self.steps(stage, stage.asks, base))
 
-    def _spool(self, stage: Stage, most: int | None) -> None:
-        """The rows of the source, numbered; at most `most` of them."""
-        source = sql(self._typed(stage.source))
+    def spool(self, stage: Stage, most: int | None = None) -> int:
+        """Number the rows of the source, at most `most` of them; how many there are."""
+        cap = MAX_PAIR_ROWS + 1 if most is None and stage.pairs else most
+        source = sql(self.typed(stage.source))
         names = ", ".join(f'"{name}"' for name in stage.columns)
-        cap = "" if most is None else f" LIMIT {most}"
-        select = f"SELECT row_number() OVER () AS {ORDINAL}, q.* FROM ({source}) AS q({names}){cap}"
+        end = "" if cap is None else f" LIMIT {cap}"
+        select = f"SELECT row_number() OVER () AS {ORDINAL}, q.* FROM ({source}) AS q({names}){end}"
         self._create("TABLE", stage.name, select)
+        found = self._count(f'"{stage.name}"')
+        if stage.pairs and found > MAX_PAIR_ROWS:
+            raise NotSupportedError(_too_many(f"more than {MAX_PAIR_ROWS:,} pairs of rows"))
+        return found
 
-    def _kept(self, stage: Stage, relation: str) -> str:
-        """The rows so far, spooled, so that later questions do not join the earlier ones again."""
-        name = f"{stage.name}_kept"
-        self._create("TABLE", name, relation)
-        return f'SELECT * FROM "{name}"'
+    def keep(self, stage: Stage, name: str, relation: str, *, new: bool) -> int:
+        """Add the stage's columns of `relation` to table `name`, which is made first where it is new; how many rows it
+        has now."""
+        names = ", ".join(f'"{column}"' for column in (ORDINAL, *stage.columns))
+        select = f"SELECT {names} FROM ({relation}) AS r"
+        if new:
+            self._create("TABLE", name, select)
+        else:
+            self._con.execute(f'INSERT INTO "{name}" {select}')
+        return self._count(f'"{name}"')
 
-    def _steps(self, stage: Stage, steps: tuple[Step, ...], relation: str) -> str:
+    def drop_table(self, name: str) -> None:
+        """Drop a table made here."""
+        self._drop("TABLE", name)
+
+    def steps(self, stage: Stage, steps: Sequence[Step], relation: str) -> str:
         """The relation after `steps`; questions are asked on the way."""
         for step in steps:
             if isinstance(step, Keep):
-                relation = f"SELECT * FROM ({relation}) AS r WHERE {sql(self._typed(step.predicate))}"
+                relation = f"SELECT * FROM ({relation}) AS r WHERE {sql(self.typed(step.predicate))}"
             else:
-                relation = self._ask(stage, step, relation)
+                relation = self.ask(stage, step, relation)
         return relation
 
-    def _limited(self, stage: Stage, limit: Limit, steps: tuple[Step, ...]) -> str:
-        """Run `steps` over growing pieces of the stage until its LIMIT is met; the rows that came through.
+    @contextlib.contextmanager
+    def trying(self) -> Iterator[Callable[[], None]]:
+        """What is counted inside the block can be taken back by calling what this gives."""
+        undo: list[Callable[[], None]] = []
+        self._undo = undo
 
-        First only the beginning of the source is spooled. When that does not do, all of it is, from the start, since
-        its order may be another: nothing is asked again, and the rows of the first try do not count.
-        """
-        need = limit.count + limit.offset
-        name = f"{stage.name}_kept"
-        first = max(FIRST_SPOOL, FIRST_SPOOL // 64 * need)
-        for most in (first, None):
-            self._undo = None if most is None else []
-            self._spool(stage, most)
-            total = self._count(f'"{stage.name}"')
-            if self._pieces(stage, steps, name, need, total) >= need or most is None or total < most:
-                break
-            self._drop("TABLE", name)
-            self._drop("TABLE", stage.name)
-            for undo in self._undo or ():
-                undo()
-        self._undo = None
-        return f'SELECT * FROM "{name}" ORDER BY {ORDINAL} LIMIT {limit.count} OFFSET {limit.offset}'
+        def forget() -> None:
+            for one in undo:
+                one()
 
-    def _pieces(self, stage: Stage, steps: tuple[Step, ...], name: str, need: int, total: int) -> int:
-        """Fill table `name` with rows that come through, piece by piece, until there are `need`; how many there are."""
-        start = found = 0
-        end = min(total, max(FIRST_CHUNK, need)) if need else 0
-        while True:
-            piece = f'SELECT * FROM "{stage.name}" WHERE {ORDINAL} > {start} AND {ORDINAL} <= {end}'
-            relation = self._steps(stage, steps, piece)
-            if start:
-                self._con.execute(f'INSERT INTO "{name}" {relation}')
-            else:
-                self._create("TABLE", name, relation)
-            found = self._count(f'"{name}"')
-            if found >= need or end >= total:
-                return found
-            start, end = end, min(total, end + _next_chunk(need - found, found, end))
+        try:
+            yield forget
+        finally:
+            self._undo = None
 
-    def _ask(self, stage: Stage, ask: Ask, relation: str) -> str:
+    def columns(self, select: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Of each column of a query its values, 0 for NULL, and, bool, where they are NULL."""
+        import pyarrow as pa
+
+        table = self._con.sql(select).to_arrow_table().combine_chunks()
+        found = {}
+        for name in table.column_names:
+            column = table.column(name).combine_chunks()
+            is_null = column.is_null().to_numpy(zero_copy_only=False)
+            none = pa.scalar(0).cast(column.type)
+            found[name] = (column.fill_null(none).to_numpy(zero_copy_only=False), is_null)
+        return found
+
+    def ask(self, stage: Stage, ask: Ask, relation: str) -> str:
         """Ask about what is distinct and new in `relation`; the relation with the answers joined to it."""
         key = f"__k{ask.name}"
-        args = [f"CAST({sql(self._typed(arg))} AS VARCHAR)" for arg in ask.args]
-        guard = None if ask.guard is None else sql(self._typed(ask.guard))
-        hashed = _key(args)
+        args = [f"CAST({sql(self.typed(arg))} AS VARCHAR)" for arg in ask.args]
+        guard = None if ask.guard is None else sql(self.typed(ask.guard))
+        hashed = self.key(args)
         if guard is not None:
             hashed = f"CASE WHEN {guard} THEN {hashed} END"
-        self._answer_table(ask.spec)
-        table = f"{self._prefix}a{ask.spec}"
-        self._ask_new(stage, ask.spec, args, f"SELECT *, {hashed} AS {key} FROM ({relation}) AS r", key, table)
+        table = self.answers(ask.spec)
+        self._ask_new(stage, ask, args, f"SELECT *, {hashed} AS {key} FROM ({relation}) AS r", key, table)
         error = f", a.e AS {ask.name}_error" if ask.wants_error else ""
         return (
             f"SELECT r.*, a.v AS {ask.name}{error} FROM (SELECT *, {hashed} AS {key} FROM ({relation}) AS r) AS r "
             f'LEFT JOIN "{table}" AS a ON a.k = r.{key}'
         )
 
-    def _answer_table(self, number: int) -> None:
-        if number in self._answers:
-            return
-        columns = f"k UHUGEINT, v {self._run.sql_type(number)}, e VARCHAR, tier UTINYINT, place BIGINT"
+    @staticmethod
+    def key(args: list[str]) -> str:
+        """SQL of a hash of the arguments, NULL when one of them is."""
+        if not args:
+            return "0::UHUGEINT"
+        if len(args) == 1:
+            return f"md5_number({args[0]})"
+        parts = " || ".join(f"strlen({arg})::VARCHAR || ':' || {arg}" for arg in args)
+        return f"md5_number({parts})"
+
+    def answers(self, number: int) -> str:
+        """The table of the answers to a question: `k` the key of its arguments, `v` the answer, `e` its error."""
         name = f"{self._prefix}a{number}"
+        if number in self._answers:
+            return name
+        columns = f"k UHUGEINT, v {self._run.sql_type(number)}, e VARCHAR, tier UTINYINT, place BIGINT"
         self._con.execute(f'CREATE TEMP TABLE "{name}" ({columns})')
         self._made.append(("TABLE", name))
         self._answers.add(number)
+        return name
 
-    def _ask_new(self, stage: Stage, number: int, args: list[str], keyed: str, key: str, table: str) -> None:
+    def _ask_new(self, stage: Stage, ask: Ask, args: list[str], keyed: str, key: str, table: str) -> None:
         self._inputs += 1
         name = f"{self._prefix}i{self._inputs}"
         distinct, fresh_ones = name + "_all", name + "_new"
@@ -233,13 +241,14 @@ class Executor:
             f'SELECT g.id, g.k, g.n{columns} FROM ({keyed}) AS r JOIN "{fresh_ones}" AS g ON r.{ORDINAL} = g.o '
             "ORDER BY g.id",
         )
-        self._count_rows(number, keyed, key, name, table)
+        if ask.counts:
+            self._count_rows(ask.spec, keyed, key, name, table)
         fresh = self._count(f'"{name}"')
         most = int(self._run.settings["ai_max_cross_calls"] or 0)
         if stage.pairs and fresh > most:
             raise NotSupportedError(_too_many(f"{fresh:,} calls"))
         if fresh:
-            self._windows(number, name, table, len(args), fresh)
+            self._windows(ask, name, table, fresh)
         for made in (name, fresh_ones, distinct):
             self._drop("TABLE", made)
 
@@ -269,8 +278,9 @@ class Executor:
         op.rows_out += rows
         op.nulls += nulls
 
-    def _windows(self, number: int, inputs: str, table: str, arity: int, total: int) -> None:
+    def _windows(self, ask: Ask, inputs: str, table: str, total: int) -> None:
         """Ask about numbered inputs, a bounded number of rows and bytes at a time."""
+        number, arity = ask.spec, len(ask.args)
         asker = self._run.asker(number)
         asker.watch.total = asker.watch.done_rows + total
         size = " + ".join(f"strlen(a{at})" for at in range(arity)) or "0"
@@ -287,7 +297,7 @@ class Executor:
                 f'SELECT id, n{columns} FROM "{inputs}" WHERE id > {done} AND id <= {end} ORDER BY id'
             ).to_arrow_table()
             texts = [rows.column(at + 2).to_pylist() for at in range(arity)]
-            n_rows = rows.column(1).to_numpy()
+            n_rows = rows.column(1).to_numpy() if ask.counts else np.zeros(len(rows), np.int64)
             given = self._run.answers(number, texts, n_rows)
             self._store(inputs, table, rows.column(0), given)
             tiers, failed = given.tiers, np.isin(np.arange(len(n_rows)), list(given.errors))
@@ -306,7 +316,7 @@ class Executor:
                 f'JOIN "{inputs}" AS i ON i.id = w.id'
             )
 
-    def _typed(self, node: exp.Expr) -> exp.Expr:
+    def typed(self, node: exp.Expr) -> exp.Expr:
         """`node` as DuckDB can run it now: stages by the names they left, AI expressions as functions."""
         return self._bindable(self._renamed(node))
 
@@ -337,37 +347,22 @@ class Executor:
 
 
 def _asked_in_stages(plan: Plan) -> set[int]:
-    return {step.spec for stage in plan.stages for step in stage.steps if isinstance(step, Ask)}
+    asked = {ask.spec for stage in plan.stages for ask in stage.asks}
+    filters = [node for stage in plan.stages for predicate in stage.filters for node in predicate.walk()]
+    return asked | {spec_of(node) for node in filters if is_site(node)}
 
 
 def _asked_by_rows(plan: Plan) -> set[int]:
     """Specs of the AI expressions that are left to DuckDB."""
     trees: list[exp.Expr] = [plan.statement]
     for stage in plan.stages:
-        trees.append(stage.source)
-        for step in stage.steps:
-            trees += [step.predicate] if isinstance(step, Keep) else [*step.args, *([step.guard] if step.guard else [])]
-    return {spec_of(node) for tree in trees for node in tree.walk() if is_site(node) or is_pinned(node)}
+        trees += [stage.source, *stage.filters, *stage.keeps]
+        trees += [part for ask in stage.asks for part in (*ask.args, ask.guard) if part is not None]
+    return {spec_of(node) for tree in trees for node in tree.walk() if is_pinned(node)}
 
 
 def _out(stage: str) -> str:
     return f"{stage}_out"
-
-
-def _key(args: list[str]) -> str:
-    """SQL of a hash of the arguments, NULL when one of them is."""
-    if not args:
-        return "0::UHUGEINT"
-    if len(args) == 1:
-        return f"md5_number({args[0]})"
-    parts = " || ".join(f"strlen({arg})::VARCHAR || ':' || {arg}" for arg in args)
-    return f"md5_number({parts})"
-
-
-def _next_chunk(missing: int, found: int, seen: int) -> int:
-    """How many rows to look at next: as many as the share that came through so far asks for, at least one more."""
-    share = (found + 0.5) / (seen + 1)
-    return max(1, min(round(1.15 * missing / share + 1), 2 * seen + FIRST_CHUNK))
 
 
 def _too_many(what: str) -> str:

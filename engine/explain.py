@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from sqluice.optimizer import arrange
 from sqluice.optimizer.ast import sql
 from sqluice.optimizer.plan import Ask, Keep, Stage
 
@@ -71,7 +72,7 @@ def _stage(con: Any, stage: Stage, run: Run) -> dict[str, Any]:
         found["estimated_rows"] = rows
     if stage.limit is not None:
         found["limit"] = stage.limit.count + stage.limit.offset
-    for step in stage.steps:
+    for step in [*arrange.steps(stage.filters), *map(Keep, stage.keeps), *stage.asks]:
         if isinstance(step, Keep):
             found["steps"].append({"keep": sql(step.predicate)})
         else:

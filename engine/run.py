@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +26,20 @@ if TYPE_CHECKING:
     from sqluice.config import Value
     from sqluice.engine.answer_cache import AnswerCache
     from sqluice.engine.report import Report
+    from sqluice.engine.statistics import Statistics
     from sqluice.engine.trace import OpTrace, RunTrace, Status
+    from sqluice.optimizer.plan import Stage
+    from sqluice.optimizer.rules.order_conjuncts import Ordered
+    from sqluice.optimizer.statistics import Remembered, Share
     from sqluice.types import Progress
     from sqluice.udfs.spec import Spec
+
+
+USD_PER_SECOND = 0.5 / 3600
+"""What a second of this machine is worth beside a model's price: that of a small server by the hour."""
+
+LEAST_SECONDS = 1e-3
+SURE_CALLS = 16
 
 
 @dataclass(slots=True)
@@ -40,6 +51,7 @@ class Runner:
     fetching: Callable[..., None] | None = None
     pool: LocalPool = field(default_factory=LocalPool)
     dimensions: dict[int, tuple[Any, int]] = field(default_factory=dict)
+    statistics: Statistics | None = None
     interrupted: bool = False
 
     def stop(self) -> None:
@@ -95,9 +107,14 @@ class Run:
         self.failure: BaseException | None = None
         self.both_ways: set[int] = set()
         """Specs that stages and row-wise functions ask alike: their answers are shared."""
+        self.learnt: dict[str, tuple[Share, float, str]] = {}
+        """What this run saw of predicates, by fingerprint: yes answers, the rows before it, the models' revisions."""
+        self.expected: dict[str, Ordered] = {}
+        """By stage, what its predicates were first expected to cost."""
         self._cache = cache
         self._askers: dict[int, Asker] = {}
         self._memos: dict[int, _Memo] = {}
+        self._seconds: dict[str, float] | None = None
         self._report: Report | None = None
 
     def uri(self, spec: Spec) -> str:
@@ -219,6 +236,37 @@ class Run:
         """The operator of a spec in the trace."""
         return self.asker(number).op
 
+    def identity(self, number: int) -> str:
+        """What a question is across runs: its model's name and its constant part."""
+        spec = self.specs[number]
+        return f"{self.uri(spec)} {replace(spec, model=None, errors=False, options=())!r}"
+
+    def revision(self, number: int) -> str:
+        """The revision of a question's model, which is loaded now if need be."""
+        return self.asker(number).op.revision
+
+    def remembered(self, fingerprints: list[str]) -> dict[str, Remembered]:
+        """What earlier runs saw of some predicates."""
+        return {} if self.runner.statistics is None else self.runner.statistics.shares(fingerprints)
+
+    def unit_cost(self, numbers: Sequence[int]) -> float:
+        """US dollars a call of all these questions together, machine time included."""
+        return sum(map(self._unit_cost, numbers))
+
+    def _unit_cost(self, number: int) -> float:
+        op = self.op(number)
+        calls = self.asker(number).calls
+        if calls >= SURE_CALLS:
+            return op.cost_usd / calls + USD_PER_SECOND * max(op.seconds_busy / calls, LEAST_SECONDS)
+        if self._seconds is None:
+            marks = [self.identity(at) for at in range(len(self.specs))]
+            self._seconds = {} if self.runner.statistics is None else self.runner.statistics.seconds(marks)
+        return USD_PER_SECOND * max(self._seconds.get(self.identity(number), LEAST_SECONDS), LEAST_SECONDS)
+
+    def expect(self, stage: Stage, ordered: Ordered) -> None:
+        """What a stage's predicates are first expected to cost."""
+        self.expected.setdefault(stage.name, ordered)
+
     def warn(self, text: str) -> None:
         """A warning on the cursor and in the trace."""
         self.warnings[text] = self.warnings.get(text, 0) + 1
@@ -232,6 +280,7 @@ class Run:
         """Write the trace and make the report; later calls change nothing."""
         if self._report is None:
             self._settle()
+            self._learn()
             self._report = self.trace.finish(_status(error), None if error is None else str(error))
         return self._report
 
@@ -257,6 +306,15 @@ class Run:
             for said, times in counts.items():
                 rows = "a row has" if times == 1 else f"{times:,} inputs have"
                 self.warn(f"{spec.function}: {rows} no answer: {said}")
+
+    def _learn(self) -> None:
+        seconds = {
+            self.identity(number): (asker.op.seconds_busy, asker.calls)
+            for number, asker in self._askers.items()
+            if asker.calls
+        }
+        if self.runner.statistics is not None and (self.learnt or seconds):
+            self.runner.statistics.learn(self.learnt, seconds)
 
 
 def _status(error: BaseException | None) -> Status:

@@ -26,6 +26,7 @@ from sqluice.engine.rowwise import Functions
 from sqluice.engine.run import Run, Runner
 from sqluice.engine.settings import Settings
 from sqluice.engine.statement import AiStatement
+from sqluice.engine.statistics import Statistics
 from sqluice.engine.trace import TraceFolder, session_folder
 from sqluice.errors import Error, InterfaceError, InterruptedQueryError, ProgrammingError
 from sqluice.udfs.install import functions_for
@@ -69,6 +70,7 @@ class Session:
         except duckdb.Error as error:
             raise translate(error) from error
         self.runner = Runner(Registry(allow_models), progress, _fetching())
+        self.runner.statistics = Statistics(settings_of.home() / "statistics.sqlite")
         self.in_transaction = False
         self.run: Run | None = None
         self.statement = ""

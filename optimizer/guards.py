@@ -70,6 +70,23 @@ def collect(nodes: list[exp.Expr], aggregates: frozenset[str] = frozenset()) -> 
     return found
 
 
+def in_order(wanted: dict[str, Need], asked: Container[str] = ()) -> Iterator[tuple[str, exp.Expr, exp.Expr | None]]:
+    """The questions of `wanted`, each after those that its arguments and its guard need, with its guard; without those
+    in `asked`. In a circle of guards the first one is asked without its guard."""
+    open_ones = {name: need for name, need in wanted.items() if name not in asked}
+    while open_ones:
+        free = [name for name, need in open_ones.items() if not _inner(need.site) & open_ones.keys()]
+        ready = [name for name in free if not open_ones[name].waits_for() & open_ones.keys() - {name}]
+        name = (ready or free)[0]
+        yield name, open_ones[name].site, open_ones[name].guard(unknown=open_ones.keys())
+        del open_ones[name]
+
+
+def _inner(site: exp.Expr) -> set[str]:
+    """The questions in the arguments of `site`."""
+    return {key(found) for arg in args_of(site) for found in own_sites(arg)}
+
+
 def key(site: exp.Expr) -> str:
     """What two places of the same question share, whether they want the answer or its error."""
     return sql(site).replace("__AI_ERROR(", "__AI(")

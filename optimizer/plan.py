@@ -19,7 +19,8 @@ ORDINAL = "__ord"
 class Ask:
     """Ask a question about rows: `spec` with `args` (SQL over the stage's columns so far), where `guard` holds.
 
-    The answer becomes column `name`; its error, if the statement reads it, `name` + `_error`.
+    The answer becomes column `name`; its error, if the statement reads it, `name` + `_error`. `counts`: its rows count
+    in the trace, since nothing before it has asked the same about them.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Ask:
     args: tuple[exp.Expr, ...]
     guard: exp.Expr | None = None
     wants_error: bool = False
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +51,22 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`source` returns the columns `columns`, in this order; `steps` run over them; `limit` ends the stage early after
-    the last `Keep`. `pairs` tells that its rows are pairs of a semantic join."""
+    """`source` returns the columns `columns`, in this order. Rows go on where all of `filters` are true, then all of
+    `keeps`, then `limit` ends the stage; `asks` are about the rows that are left.
+
+    `filters` hold AI expressions over the stage's columns and stand in the order written; the order in which they are
+    decided is found while they run. `keeps` are evaluated row by row. `pairs` tells that the rows are pairs of a
+    semantic join.
+    """
 
     name: str
     source: exp.Expr
     columns: tuple[str, ...]
-    steps: tuple[Step, ...] = ()
+    filters: tuple[exp.Expr, ...] = ()
+    keeps: tuple[exp.Expr, ...] = ()
+    asks: tuple[Ask, ...] = ()
     limit: Limit | None = None
     pairs: bool = False
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -125,6 +125,7 @@ class Asker:
         self._cache = cache if revision and spec.operation != "count_tokens" else answer_cache.NoCache()
         self.dimension: int | None = None
         self.warned: list[str] = []
+        self.calls = 0
 
     def answer(self, columns: Sequence[Sequence[str]], n_rows: np.ndarray) -> Answers:
         """Answers to n distinct inputs without NULLs, one column an argument (none for a constant question); they are
@@ -212,6 +213,7 @@ class Asker:
 
     def _charge(self, asked: Asked) -> None:
         """Count what asking cost."""
+        self.calls += len(asked.tokens_in) - sum(said == NOT_ASKED for said in asked.errors.values())
         self.op.add_batches(asked.batches)
         info = self.model.info
         tokens = [(batch.tokens_in, batch.tokens_out) for batch in asked.batches]

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import duckdb
+import numpy as np
 import sqlglot
 from sqlglot import exp
 
 from sqluice.engine.catalog import DuckCatalog
+from sqluice.optimizer.ast import args_of, conjunction, conjuncts, own_sites, with_from
 from sqluice.optimizer.rules import (
     expand_aliases,
     inline_ctes,
     join_predicates,
     merge_subqueries,
+    order_conjuncts,
     outer_joins,
     qualify,
     split_blocks,
@@ -84,6 +87,7 @@ class Driver:
             "inline_ctes": self._inline_ctes,
             "join_predicates": self._join_predicates,
             "merge_subqueries": self._merge_subqueries,
+            "order_conjuncts": self._order_conjuncts,
             "outer_joins": self._outer_joins,
             "qualify": lambda select, catalog: self._qualified(select, catalog)[0],
             "split_blocks": self._split_blocks,
@@ -116,6 +120,28 @@ class Driver:
             return self._qualified(inner, catalog)[1]
 
         merge_subqueries.apply(select, scope, below, catalog.aggregates)
+        return select
+
+    def _order_conjuncts(self, select: exp.Select, _: DuckCatalog) -> exp.Expr:
+        """With every answer foreseen: a call costs one, and inputs are those of the macro."""
+        where = conjuncts(select.args["where"].this)
+        facts = {}
+        for name, leaf in order_conjuncts.leaves(where).items():
+            sites = [arg for site in own_sites(leaf) for arg in args_of(site)]
+            args = ", ".join(arg.sql("duckdb") for arg in sites)
+            probe = with_from(
+                exp.select(f"({leaf.sql('duckdb')})::BOOLEAN", f"hash({args or 0})", dialect="duckdb"), select
+            )
+            rows = self.con.execute(probe.sql("duckdb")).fetchall()
+            values = [row[0] for row in rows]
+            yes, no = np.array([v is True for v in values]), np.array([v is False for v in values])
+            inputs, codes = np.unique([row[1] for row in rows], return_inverse=True)
+            codes = np.where([value is None for value in values], -1, codes)
+            asked = (codes, np.zeros(len(inputs), bool)) if sites else (None, None)
+            facts[name] = order_conjuncts.Leaf(yes, no, *asked)
+        rows_there = np.ones(len(next(iter(facts.values())).yes), bool)
+        best = order_conjuncts.apply(where, rows_there, facts)
+        select.set("where", exp.Where(this=conjunction([part.copy() for part in best.predicates])))
         return select
 
     def _outer_joins(self, select: exp.Select, catalog: DuckCatalog) -> exp.Expr:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import sqluice
-from sqluice.engine import execution
+from sqluice.engine.operators import filtering
 from support.scripted import Faults, ScriptedModel, keyword
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def test_an_input_is_asked_once_in_a_run(con: Connection, sql: str) -> None:
 
 
 def test_rows_of_a_first_try_do_not_count(con: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "FIRST_SPOOL", 20)
+    monkeypatch.setattr(filtering, "FIRST_SPOOL", 20)
     rows = con.execute("SELECT id FROM t WHERE AI_FILTER(s) AND AI_FILTER(PROMPT('{0}?', s)) LIMIT 1000").fetchall()
     assert len(rows) > 10
     everything = con.execute("SELECT count(*) FROM t").fetchall()
