@@ -71,6 +71,9 @@ class Answers:
         rows = con.execute(query.reduced).fetchall()
         self.n = len(rows)
         self.nothing = np.zeros(self.n, bool)
+        self.cheap = np.array([row[-1] is True for row in rows], bool)
+        self.same: dict[int, int] = {}
+        """By question the first one that asks the same."""
         self.codes: dict[int, np.ndarray] = {}
         self.yes: dict[int, np.ndarray] = {}
         at = 0
@@ -80,6 +83,8 @@ class Answers:
             self.codes[number] = np.array([known.get(one, -1) for one in inputs], np.int64)
             answers = np.array([says_yes(template, tuple(map(str, one))) for one in known] or [False])
             self.yes[number] = answers[self.codes[number]] & (self.codes[number] >= 0)
+            same = (one for one in range(number) if query.questions[one] == query.questions[number])
+            self.same[number] = next((one for one in same if (self.codes[one] == self.codes[number]).all()), number)
             at += width
 
     def calls(self, number: int, rows: np.ndarray) -> set[int]:
@@ -91,10 +96,10 @@ class Answers:
 def spend(node: Any, rows: np.ndarray, answers: Answers, asked: dict[int, set[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Decide a formula on rows in the order in which it stands; where it is true and where it is false."""
     if isinstance(node, int):
-        asked.setdefault(node, set()).update(answers.calls(node, rows))
+        asked.setdefault(answers.same[node], set()).update(answers.calls(node, rows))
         return answers.yes[node], ~answers.yes[node] & (answers.codes[node] >= 0)
     if node == "cheap":
-        return answers.nothing, ~answers.nothing
+        return answers.cheap, ~answers.cheap
     kind, *arms = node
     if kind == "not":
         yes, no = spend(arms[0], rows, answers, asked)
@@ -164,9 +169,7 @@ def summary(found: list[dict[str, Any]], run: str) -> dict[str, Any]:
     """Geometric mean and worst of calls over the best; queries that ask more than the written order may."""
     ratios = [max(one[run], 1) / max(one["best"], 1) for one in found]
     above = [
-        one["query"]
-        for one in found
-        if one[run] > one["written"] + max(SLACK_CALLS, SLACK_SHARE * one["written"])
+        one["query"] for one in found if one[run] > one["written"] + max(SLACK_CALLS, SLACK_SHARE * one["written"])
     ]
     worst = max(range(len(found)), key=ratios.__getitem__)
     return {

@@ -2,7 +2,7 @@
 
 A query's `questions` are its prompts in the order written, each with its number of arguments; `reduced` returns, for
 every row that all cheap conditions and joins leave, the arguments of each question; `formula` is how the questions are
-combined: a number, 'cheap' (what costs nothing), or ('where' | 'and' | 'or' | 'each', ..) or ('not', ..); 'each' asks
+combined: a number, 'cheap' (the last column of `reduced`, which costs nothing), or ('where' | 'and' | 'or' | 'each', ..) or ('not', ..); 'each' asks
 its arms apart.
 """
 
@@ -73,7 +73,9 @@ _SIMPLE = [
     conjunction("loose then tight", "papers p", [(LOOSE, "p.abstract"), (TIGHT, "p.abstract")]),
     conjunction("tight then loose", "papers p", [(TIGHT, "p.abstract"), (LOOSE, "p.abstract")]),
     conjunction("half and half", "papers p", [(HALF, "p.abstract"), ("other 50%: {0}", "p.title")]),
-    conjunction("loose then tight, cheap date", "papers p", [(LOOSE, "p.abstract"), (TIGHT, "p.title")], "p.year = 2000"),
+    conjunction(
+        "loose then tight, cheap date", "papers p", [(LOOSE, "p.abstract"), (TIGHT, "p.title")], "p.year = 2000"
+    ),
     conjunction("three, tightest last", "papers p", [(LOOSE, "p.title"), (HALF, "p.abstract"), (RARE, "p.abstract")]),
     conjunction("three, tightest first", "papers p", [(RARE, "p.title"), (HALF, "p.abstract"), (LOOSE, "p.abstract")]),
     conjunction(
@@ -91,7 +93,9 @@ _SIMPLE = [
     conjunction("small table", "products s", [(LOOSE, "s.descr"), (TIGHT, "s.descr")], "s.id < 60"),
     conjunction("tiny table", "products s", [(HALF, "s.descr"), (TIGHT, "s.name")], "s.id < 20"),
     conjunction("constants and duplicates", "reviews r", [(HALF, "r.text"), (HALF, "r.text"), (TIGHT, "r.text")]),
-    conjunction("two columns in one prompt", "reviews r", [("pair 50%: {0} {1}", "r.text, r.stars"), (TIGHT, "r.text")]),
+    conjunction(
+        "two columns in one prompt", "reviews r", [("pair 50%: {0} {1}", "r.text, r.stars"), (TIGHT, "r.text")]
+    ),
 ]
 
 _JOINS = [
@@ -100,12 +104,18 @@ _JOINS = [
     conjunction("both sides, fact tight", PAPERS, [("bio 50%: {0}", "a.bio"), (RARE, "p.abstract")]),
     conjunction("join with a date", PAPERS, [(LOOSE, "p.abstract"), ("bio 20%: {0}", "a.bio")], "p.year = 2001"),
     conjunction(
-        "three tables", IMAGES, [(HALF, "i.caption"), (TIGHT, "p.abstract"), ("bio 40%: {0}", "a.bio")], "i.kind = 'kind 2'"
+        "three tables",
+        IMAGES,
+        [(HALF, "i.caption"), (TIGHT, "p.abstract"), ("bio 40%: {0}", "a.bio")],
+        "i.kind = 'kind 2'",
     ),
     conjunction("fan-out", IMAGES, [(LOOSE, "i.caption"), (LOOSE, "p.title"), ("c 30%: {0}", "a.country")]),
     conjunction("dimension of twenty", REVIEWS, [(HALF, "r.text"), ("cat 25%: {0}", "s.category")]),
     conjunction(
-        "reviews and products", REVIEWS, [(LOOSE, "r.text"), ("d 60%: {0}", "s.descr"), (TIGHT, "r.text")], "r.stars < 3"
+        "reviews and products",
+        REVIEWS,
+        [(LOOSE, "r.text"), ("d 60%: {0}", "s.descr"), (TIGHT, "r.text")],
+        "r.stars < 3",
     ),
     conjunction("tickets and products", TICKETS, [("d 80%: {0}", "s.descr"), (HALF, "t.body"), (TIGHT, "t.subject")]),
     conjunction("pairs across a join", REVIEWS, [("fits 50%: {0} {1}", "r.text, s.name"), ("d 20%: {0}", "s.descr")]),
@@ -144,9 +154,9 @@ _TREES = [
     written(
         "cheap arm of an or",
         f"SELECT count(*) FROM reviews r WHERE {ask(LOOSE, 'r.text')} AND (r.stars = 5 OR {ask(TIGHT, 'r.text')})",
-        "SELECT r.text, CASE WHEN r.stars <> 5 THEN r.text END FROM reviews r",
+        "SELECT r.text, r.text, r.stars = 5 FROM reviews r",
         [LOOSE, TIGHT],
-        ("where", 0, ("or", 1, "cheap")),
+        ("where", 0, ("or", "cheap", 1)),
     ),
     written(
         "not of an and",
@@ -248,7 +258,7 @@ _BLOCKS = [
         "one question in two CTEs",
         f"WITH a AS (SELECT id FROM papers WHERE {ask(HALF, 'abstract')}), b AS (SELECT id FROM papers WHERE "
         f"{ask(HALF, 'abstract')} AND year > 2000) SELECT count(*) FROM a, b WHERE a.id = b.id",
-        "SELECT p.abstract FROM papers p",
+        "SELECT p.abstract FROM papers p WHERE p.year > 2000",
         [HALF],
         ("where", 0),
     ),

@@ -84,8 +84,15 @@ class DuckCatalog:
 
     def outputs(self, query: exp.Query, ctes: list[exp.CTE]) -> list[str]:
         """Names of the columns that `query` returns."""
+        return [name for name, _ in self._outputs(query, ctes)]
+
+    def types(self, query: exp.Expr, ctes: list[exp.CTE]) -> list[str]:
+        """Types of the columns that `query` returns."""
+        return [kind for _, kind in self._outputs(query, ctes)]
+
+    def _outputs(self, query: exp.Expr, ctes: list[exp.CTE]) -> list[tuple[str, str]]:
         try:
-            return [name for name, _ in self.describe(query, ctes)]
+            return self.describe(query, ctes)
         except duckdb.Error as error:
             raise CannotLift(f"DuckDB cannot describe it alone ({str(error).splitlines()[0]})") from error
 

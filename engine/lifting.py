@@ -13,6 +13,7 @@ What has no such form keeps its AI expressions, which DuckDB then evaluates row 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
@@ -25,6 +26,7 @@ from sqluice.optimizer.rules import (
     inline_ctes,
     join_predicates,
     merge_subqueries,
+    push_down,
     qualify,
     split_blocks,
 )
@@ -132,6 +134,14 @@ class Lifter:
             expand_aliases.apply(select, scope)
         while mergeable and scope is not None and self._merge(select, scope, ctes):
             scope = self.catalog.scope(select, list(ctes.written))
+        if (
+            scope is not None
+            and mergeable
+            and push_down.apply(
+                select, scope, partial(self._below, ctes), partial(self._types, ctes), self.catalog.aggregates
+            )
+        ):
+            self.plan.fired.append("push_down")
         if scope is None or not own_sites(select):
             self._children(select, ctes)
             return select
@@ -145,17 +155,25 @@ class Lifter:
         self._children(block.select, ctes)
         return block.lift(root=root)
 
-    def _merge(self, select: exp.Select, scope: Scope, ctes: Ctes) -> bool:
-        def below(inner: exp.Select) -> Scope | None:
-            try:
-                scope = self.catalog.scope(inner, list(ctes.written))
-            except CannotLift:
-                return None
-            qualify.apply(inner, scope, self.catalog.aggregates)
-            expand_aliases.apply(inner, scope)
-            return scope
+    def _below(self, ctes: Ctes, inner: exp.Select) -> Scope | None:
+        """Qualify a subquery's select; its scope."""
+        try:
+            scope = self.catalog.scope(inner, list(ctes.written))
+        except CannotLift:
+            return None
+        qualify.apply(inner, scope, self.catalog.aggregates)
+        expand_aliases.apply(inner, scope)
+        return scope
 
-        merged = merge_subqueries.apply(select, scope, below, self.catalog.aggregates)
+    def _types(self, ctes: Ctes, query: exp.Expr) -> list[str] | None:
+        """Types of a query's columns; None where DuckDB cannot bind it on its own."""
+        try:
+            return self.catalog.types(query, list(ctes.written))
+        except CannotLift:
+            return None
+
+    def _merge(self, select: exp.Select, scope: Scope, ctes: Ctes) -> bool:
+        merged = merge_subqueries.apply(select, scope, partial(self._below, ctes), self.catalog.aggregates)
         if merged:
             self.plan.fired.append("merge_subqueries")
         return merged

@@ -92,6 +92,10 @@ class Catalog(Protocol):
         """Names of the columns that `query` returns."""
         ...
 
+    def types(self, query: exp.Expr, ctes: list[exp.CTE]) -> list[str]:
+        """Types of the columns that `query` returns. `CannotLift` where it cannot be bound on its own."""
+        ...
+
     def stands_alone(self, query: exp.Expr, ctes: list[exp.CTE]) -> bool:
         """Whether `query` refers to nothing outside it but `ctes`: it is not correlated."""
         ...

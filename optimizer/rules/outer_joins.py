@@ -125,7 +125,8 @@ def _check(select: exp.Select, scope: Scope, join: exp.Join, lifting: Lifting) -
         raise CannotLift("a question in the ON of an outer join beside USING or a correlated query")
     if any(not isinstance(item, exp.Query) and next(own_columns(item), None) is not None for item in items):
         raise CannotLift("a question in the ON of an outer join beside a function of other columns in FROM")
-    if any(isinstance(node, exp.Columns | exp.Star) for one in select.expressions for node in own(one)):
+    stars = [node for one in select.expressions for node in own(one) if isinstance(node, exp.Columns | exp.Star)]
+    if any(not isinstance(star.parent, exp.Count) for star in stars):
         raise CannotLift("a star or COLUMNS() over a join with a question")
     if not is_qualified(select, scope):
         raise CannotLift("a whole row or an ambiguous column beside an outer join with a question")

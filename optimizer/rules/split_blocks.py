@@ -64,7 +64,7 @@ def _asks_above(node: exp.Expr, below: set[str], aggregates: frozenset[str]) -> 
 def _every_key(select: exp.Select, aggregates: frozenset[str]) -> list[exp.Expr]:
     """The grouping expressions, those of grouping sets too."""
     try:
-        return _keys(select, aggregates)
+        return group_keys(select, aggregates)
     except CannotLift:
         aliases = _aliases(select)
         found = [node for node in select.args["group"].walk() if not isinstance(node, exp.Group)]
@@ -101,7 +101,7 @@ class _Below:
 
 
 def _grouped(select: exp.Select, aggregates: frozenset[str]) -> _Below:
-    keys = _keys(select, aggregates)
+    keys = group_keys(select, aggregates)
     having = select.args.get("having")
     below = {sql(key) for key in keys}
     kept = [part for part in conjuncts(having.this if having else None) if not _asks_above(part, below, aggregates)]
@@ -154,7 +154,7 @@ def _windowed(select: exp.Select) -> _Below:
     return _Below(inner, known, late, ("distinct", "order"))
 
 
-def _keys(select: exp.Select, aggregates: frozenset[str]) -> list[exp.Expr]:
+def group_keys(select: exp.Select, aggregates: frozenset[str]) -> list[exp.Expr]:
     """The grouping expressions, positions and aliases resolved."""
     group = select.args.get("group")
     if group is None:

@@ -22,6 +22,7 @@ from sqluice.optimizer.rules import (
     merge_subqueries,
     order_conjuncts,
     outer_joins,
+    push_down,
     qualify,
     split_blocks,
 )
@@ -89,6 +90,7 @@ class Driver:
             "merge_subqueries": self._merge_subqueries,
             "order_conjuncts": self._order_conjuncts,
             "outer_joins": self._outer_joins,
+            "push_down": self._push_down,
             "qualify": lambda select, catalog: self._qualified(select, catalog)[0],
             "split_blocks": self._split_blocks,
         }
@@ -152,6 +154,15 @@ class Driver:
             scope = outer_joins.apply(select, scope, at, spools)
         if spools.ctes:
             select.set("with_", exp.With(expressions=spools.ctes))
+        return select
+
+    def _push_down(self, select: exp.Select, catalog: DuckCatalog) -> exp.Expr:
+        select, scope = self._qualified(select, catalog)
+
+        def below(inner: exp.Select) -> Scope:
+            return self._qualified(inner, catalog)[1]
+
+        push_down.apply(select, scope, below, lambda query: catalog.types(query, []), catalog.aggregates)
         return select
 
     def _split_blocks(self, select: exp.Select, catalog: DuckCatalog) -> exp.Expr:
