@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+from sqlglot import exp
 
 from sqluice.optimizer import arrange
-from sqluice.optimizer.ast import sql
+from sqluice.optimizer.ast import args_of, has_site, is_site, own_sites, replaced, spec_of, sql
+from sqluice.optimizer.cost import Forecast, forecast
 from sqluice.optimizer.plan import Ask, Keep, Stage
+from sqluice.optimizer.rules import order_conjuncts
+from sqluice.optimizer.statistics import PRIOR_INPUTS
 
 if TYPE_CHECKING:
     from sqluice.engine.report import Report
@@ -23,6 +27,8 @@ _HEAD = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _WIDTH = 110
+UNKNOWN_ROWS = 1000
+"""Taken where DuckDB cannot tell how many rows a source has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class Request:
     statement: str
     analyze: bool = False
     json: bool = False
+    verbose: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Request:
@@ -39,12 +46,22 @@ class Request:
         match = _HEAD.match(text)
         assert match is not None
         words = f"{match['options'] or ''} {match['words'] or ''}".upper()
-        return cls(match["statement"], "ANALYZE" in words, bool(re.search(r"FORMAT\s+\W?JSON", words)))
+        json = bool(re.search(r"FORMAT\s+\W?JSON", words))
+        return cls(match["statement"], "ANALYZE" in words, json, "VERBOSE" in words)
 
 
-def describe(con: Any, plan: Plan, run: Run, report: Report | None, statement: str) -> dict[str, Any]:
-    """A plan as plain data: stages with their steps, the statement above, the rules that fired; with a report, what
-    was measured of each question."""
+def measured(found: dict[str, Any], run: Run, report: Report) -> None:
+    """Add to a plan what its filters were expected to ask once their rows were known, and what was measured."""
+    for stage in found["stages"]:
+        if stage["name"] in run.expected:
+            expected = run.expected[stage["name"]]
+            stage["expected"] = {"calls": sum(expected.calls.values()), "saving": round(expected.saving, 2)}
+    found["measured"] = report.to_dict()
+    found["measured"]["text"] = str(report)
+
+
+def describe(con: Any, plan: Plan, run: Run, statement: str) -> dict[str, Any]:
+    """A plan as plain data: stages with their steps, the statement above, the rules that fired."""
     stages = [_stage(con, stage, run) for stage in plan.stages]
     rowwise = [
         {"function": run.specs[number].function, "model": run.uri(run.specs[number]), "reason": reason}
@@ -56,8 +73,8 @@ def describe(con: Any, plan: Plan, run: Run, report: Report | None, statement: s
         "rowwise": rowwise,
         "rules": _counted(plan.fired),
     }
-    if report is not None:
-        found["measured"] = report.to_dict()
+    if plan.changes:
+        found["changes"] = [{"rule": rule, "before": before, "after": after} for rule, before, after in plan.changes]
     return found
 
 
@@ -72,12 +89,48 @@ def _stage(con: Any, stage: Stage, run: Run) -> dict[str, Any]:
         found["estimated_rows"] = rows
     if stage.limit is not None:
         found["limit"] = stage.limit.count + stage.limit.offset
-    for step in [*arrange.steps(stage.filters), *map(Keep, stage.keeps), *stage.asks]:
+    filters = stage.filters
+    if filters:
+        guess = rows if rows is not None else UNKNOWN_ROWS
+        foreseen = _forecast(stage, run, guess)
+        filters = foreseen.predicates
+        found["filters"] = _shares(stage, run, guess, foreseen)
+        found["considered"] = [{"order": list(order), "calls": calls} for order, calls in foreseen.considered]
+    for step in [*arrange.steps(filters), *map(Keep, stage.keeps), *stage.asks]:
         if isinstance(step, Keep):
             found["steps"].append({"keep": sql(step.predicate)})
         else:
             found["steps"].append(_question(step, run))
     return found
+
+
+def _forecast(stage: Stage, run: Run, rows: int) -> Forecast:
+    leaves = {name: leaf for name, leaf in order_conjuncts.leaves(stage.filters).items() if has_site(leaf)}
+    shares = {name: share.mean for name, share in run.shares(stage, rows).items()}
+    costs = {name: run.unit_cost([spec_of(site) for site in own_sites(leaf)]) for name, leaf in leaves.items()}
+    return forecast(stage.filters, rows, shares, costs)
+
+
+def _shares(stage: Stage, run: Run, rows: int, foreseen: Forecast) -> list[dict[str, Any]]:
+    """Of each leaf: the share of yes answers expected, how many inputs earlier runs have seen of it, calls."""
+    leaves = order_conjuncts.leaves(stage.filters)
+    found = []
+    for name, share in run.shares(stage, rows).items():
+        seen = round(share.inputs - PRIOR_INPUTS)
+        calls = foreseen.calls.get(name, 0)
+        found.append({"leaf": _named(leaves[name], run), "share": round(share.mean, 3), "seen": seen, "calls": calls})
+    return found
+
+
+def _named(leaf: exp.Expr, run: Run) -> str:
+    """A predicate with its questions by their functions."""
+
+    def change(node: exp.Expr) -> exp.Expr | None:
+        if not is_site(node):
+            return None
+        return exp.Anonymous(this=run.specs[spec_of(node)].function, expressions=[arg.copy() for arg in args_of(node)])
+
+    return sql(replaced(leaf, change))
 
 
 def _question(step: Ask, run: Run) -> dict[str, Any]:
@@ -124,12 +177,15 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"    from  {_short(stage['source'])}")
         for step in stage["steps"]:
             lines += _step(step)
+        lines += _foreseen(stage)
         if "limit" in stage:
             lines.append(f"    stop  after {stage['limit']:,} rows; pieces start with 16 rows and grow")
     for one in found["rowwise"]:
         lines.append(f"  row by row: {one['function']} of {one['model']} ({one['reason']})")
     if found["rules"]:
         lines.append(f"  rules   {', '.join(found['rules'])}")
+    for one in found.get("changes", ()):
+        lines += [f"  rule    {one['rule']}", f"    before  {one['before']}", f"    after   {one['after']}"]
     if not found["stages"] and not found["rowwise"]:
         lines.append("  no question is left to ask")
     measured = found.get("measured")
@@ -148,6 +204,24 @@ def _step(step: dict[str, Any]) -> list[str]:
     )
     if "only_where" in step:
         lines.append(f"          only where {_short(step['only_where'])}")
+    return lines
+
+
+def _foreseen(stage: dict[str, Any]) -> list[str]:
+    lines = []
+    for one in stage.get("filters", ()):
+        how = f"seen on {one['seen']} inputs" if one["seen"] else "not seen before"
+        lines.append(f"    share {one['share']:.2f} expected of {_short(one['leaf'])} ({how}), {one['calls']:,} calls")
+    considered = stage.get("considered", ())
+    if len(considered) > 1:
+        orders = "; ".join(f"{', '.join(map(str, one['order']))}: {one['calls']:,} calls" for one in considered)
+        lines.append(f"    order {orders} (numbers as written; found anew while they run)")
+    if "expected" in stage:
+        expected = stage["expected"]
+        lines.append(
+            f"    taken {expected['calls']:,} calls expected once the rows were known; "
+            f"the written order costs {expected['saving']:.2f} times as much"
+        )
     return lines
 
 

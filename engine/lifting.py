@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from sqluice.engine.block import BlockLifter
-from sqluice.optimizer.ast import has_site, is_site, nested_queries, own, own_sites, pin, spec_of, with_from
+from sqluice.errors import InternalError
+from sqluice.optimizer.ast import has_site, is_site, nested_queries, own, own_sites, pin, spec_of, sql, with_from
 from sqluice.optimizer.plan import Plan, Stage
 from sqluice.optimizer.rules import (
     expand_aliases,
@@ -33,6 +34,9 @@ from sqluice.optimizer.rules import (
 from sqluice.optimizer.scope import CannotLift, Scope, lambda_names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
     from sqluice.optimizer.scope import Catalog
 
 SCOPE = "scope"
@@ -60,6 +64,7 @@ class Lifter:
     prefix: str
     plan: Plan = field(init=False)
     counter: int = 0
+    verbose: bool = False
 
     def lift(self, statement: exp.Expr) -> Plan:
         """The plan of a statement; where a block cannot be lifted its AI expressions stay."""
@@ -86,8 +91,7 @@ class Lifter:
         """A query with its blocks lifted."""
         if not has_site(query, deep=True):
             return query
-        if inline_ctes.apply(query):
-            self.plan.fired.append("inline_ctes")
+        self._rule(inline_ctes, query, lambda: inline_ctes.apply(query))
         clause = query.args.get("with_")
         if clause is not None:
             ctes = self._with(clause, ctes)
@@ -114,11 +118,11 @@ class Lifter:
         """A SELECT with its own level and everything below lifted."""
         written = select.copy()
         plan = self.plan
-        stages, fired, rowwise = len(plan.stages), len(plan.fired), len(plan.rowwise)
+        stages, fired, rowwise, changes = len(plan.stages), len(plan.fired), len(plan.rowwise), len(plan.changes)
         try:
             return self._select(select, ctes, root=root)
         except CannotLift as reason:
-            del plan.stages[stages:], plan.fired[fired:], plan.rowwise[rowwise:]
+            del plan.stages[stages:], plan.fired[fired:], plan.rowwise[rowwise:], plan.changes[changes:]
             self._pin(own_sites(written), str(reason))
             self._children(written, ctes)
             return written
@@ -130,24 +134,16 @@ class Lifter:
         if scope is None and (mergeable or own_sites(select)):
             scope = self.catalog.scope(select, list(ctes.written))
         if scope is not None:
-            qualify.apply(select, scope, self.catalog.aggregates)
-            expand_aliases.apply(select, scope)
+            self._qualify(select, scope)
         while mergeable and scope is not None and self._merge(select, scope, ctes):
             scope = self.catalog.scope(select, list(ctes.written))
-        if (
-            scope is not None
-            and mergeable
-            and push_down.apply(
-                select, scope, partial(self._below, ctes), partial(self._types, ctes), self.catalog.aggregates
-            )
-        ):
-            self.plan.fired.append("push_down")
+        if scope is not None and mergeable:
+            self._push_down(select, scope, ctes)
         if scope is None or not own_sites(select):
             self._children(select, ctes)
             return select
         self._name_stars(select, scope, ctes)
-        if join_predicates.apply(select):
-            self.plan.fired.append("join_predicates")
+        self._rule(join_predicates, select, lambda: join_predicates.apply(select))
         if split_blocks.needs_split(select, self.catalog.aggregates):
             return self._split(select, scope, ctes, root=root)
         block = BlockLifter(self, select, scope, ctes)
@@ -161,9 +157,32 @@ class Lifter:
             scope = self.catalog.scope(inner, list(ctes.written))
         except CannotLift:
             return None
-        qualify.apply(inner, scope, self.catalog.aggregates)
-        expand_aliases.apply(inner, scope)
+        self._qualify(inner, scope)
         return scope
+
+    def _qualify(self, select: exp.Select, scope: Scope) -> None:
+        qualify.apply(select, scope, self.catalog.aggregates)
+        expand_aliases.apply(select, scope)
+
+    def _push_down(self, select: exp.Select, scope: Scope, ctes: Ctes) -> None:
+        below, types = partial(self._below, ctes), partial(self._types, ctes)
+        aggregates = self.catalog.aggregates
+        self._rule(push_down, select, lambda: push_down.apply(select, scope, below, types, aggregates))
+
+    def _rule(self, rule: ModuleType, query: exp.Expr, apply: Callable[[], bool]) -> bool:
+        """Let a rule change `query`; whether it did. A rule may not change what the query returns."""
+        name = rule.__name__.rpartition(".")[2]
+        before = query.copy() if self.verbose else None
+        names = _outputs(query)
+        changed = apply()
+        if changed:
+            self.plan.fired.append(name)
+            now = _outputs(query)
+            if names is not None and now is not None and names != now:
+                raise InternalError(f"rule {name} changed the columns of a query from {names} to {now}")
+            if before is not None:
+                self.plan.changes.append((name, sql(before), sql(query)))
+        return changed
 
     def _types(self, ctes: Ctes, query: exp.Expr) -> list[str] | None:
         """Types of a query's columns; None where DuckDB cannot bind it on its own."""
@@ -173,10 +192,8 @@ class Lifter:
             return None
 
     def _merge(self, select: exp.Select, scope: Scope, ctes: Ctes) -> bool:
-        merged = merge_subqueries.apply(select, scope, partial(self._below, ctes), self.catalog.aggregates)
-        if merged:
-            self.plan.fired.append("merge_subqueries")
-        return merged
+        below, aggregates = partial(self._below, ctes), self.catalog.aggregates
+        return self._rule(merge_subqueries, select, lambda: merge_subqueries.apply(select, scope, below, aggregates))
 
     def _name_stars(self, select: exp.Select, scope: Scope, ctes: Ctes) -> None:
         """Stars as columns; those that only DuckDB can take apart get the names it finds."""
@@ -198,6 +215,8 @@ class Lifter:
         name = self.name("q")
         outer, columns = split_blocks.apply(select, name, self.catalog.aggregates)
         self.plan.fired.append("split_blocks")
+        if self.verbose:
+            self.plan.changes.append(("split_blocks", sql(select), sql(outer)))
         inner = next(query for query in nested_queries(outer) if query.alias == name).this
         inner.meta[SCOPE] = scope
         outer.meta[SCOPE] = Scope({name: tuple(columns)})
@@ -243,6 +262,12 @@ class Lifter:
 
     def _pin_all(self, node: exp.Expr, reason: str) -> None:
         self._pin([found for found in node.walk() if is_site(found)], reason)
+
+
+def _outputs(query: exp.Expr) -> list[str] | None:
+    """Names of a query's columns as far as they can be read off it; None where they cannot."""
+    names = query.named_selects if isinstance(query, exp.Select) else []
+    return None if not all(names) or "*" in names else list(names)
 
 
 def _unliftable(select: exp.Select) -> list[exp.Expr]:

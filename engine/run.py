@@ -14,6 +14,9 @@ import numpy as np
 from sqluice import errors
 from sqluice.engine.operators.ask import Answers, Asker, Watch, template_digest, tier_names
 from sqluice.errors import InterruptedQueryError, ModelError
+from sqluice.optimizer.ast import has_site, own_sites, spec_of
+from sqluice.optimizer.rules import order_conjuncts
+from sqluice.optimizer.statistics import fingerprint, prior
 from sqluice.udfs.answers import arrow_type, sql_type
 from sqluice.workers.pool import LocalPool
 from sqluice.workers.registry import LoadOptions, Registry
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import pyarrow as pa
+    from sqlglot import exp
 
     from sqluice.config import Value
     from sqluice.engine.answer_cache import AnswerCache
@@ -29,8 +33,7 @@ if TYPE_CHECKING:
     from sqluice.engine.statistics import Statistics
     from sqluice.engine.trace import OpTrace, RunTrace, Status
     from sqluice.optimizer.plan import Stage
-    from sqluice.optimizer.rules.order_conjuncts import Ordered
-    from sqluice.optimizer.statistics import Remembered, Share
+    from sqluice.optimizer.statistics import Share
     from sqluice.types import Progress
     from sqluice.udfs.spec import Spec
 
@@ -58,6 +61,14 @@ class Runner:
         """`InterruptedQueryError` once `interrupted` was set."""
         if self.interrupted:
             raise InterruptedQueryError("interrupted; answers so far are in the cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Calls by leaf of a stage's filters, and the cost of the written order as a multiple of the order taken."""
+
+    calls: dict[str, int]
+    saving: float
 
 
 @dataclass(slots=True)
@@ -107,10 +118,9 @@ class Run:
         self.failure: BaseException | None = None
         self.both_ways: set[int] = set()
         """Specs that stages and row-wise functions ask alike: their answers are shared."""
-        self.learnt: dict[str, tuple[Share, float, str]] = {}
-        """What this run saw of predicates, by fingerprint: yes answers, the rows before it, the models' revisions."""
-        self.expected: dict[str, Ordered] = {}
-        """By stage, what its predicates were first expected to cost."""
+        self.expected: dict[str, Expected] = {}
+        """By stage what its filters were expected to ask, once its rows were known."""
+        self._learnt: dict[str, tuple[Share, float, str]] = {}
         self._cache = cache
         self._askers: dict[int, Asker] = {}
         self._memos: dict[int, _Memo] = {}
@@ -242,30 +252,54 @@ class Run:
         return f"{self.uri(spec)} {replace(spec, model=None, errors=False, options=())!r}"
 
     def revision(self, number: int) -> str:
-        """The revision of a question's model, which is loaded now if need be."""
-        return self.asker(number).op.revision
+        """The revision of a question's model, empty until it is loaded."""
+        return self._askers[number].op.revision if number in self._askers else ""
 
-    def remembered(self, fingerprints: list[str]) -> dict[str, Remembered]:
-        """What earlier runs saw of some predicates."""
-        return {} if self.runner.statistics is None else self.runner.statistics.shares(fingerprints)
+    def shares(self, stage: Stage, rows: int) -> dict[str, Share]:
+        """What is expected of each leaf of a stage's filters before it runs on `rows` rows. What other revisions of a
+        model said does not count, where its revision is known."""
+        leaves = {name: leaf for name, leaf in order_conjuncts.leaves(stage.filters).items() if has_site(leaf)}
+        marks = {name: fingerprint(stage, leaf, self.identity) for name, leaf in leaves.items()}
+        statistics = self.runner.statistics
+        known = {} if statistics is None else statistics.shares(list(marks.values()))
+        now = time.time()
+        found = {}
+        for name, mark in marks.items():
+            found[name] = prior(leaves[name])
+            now_it_is = self._revision(leaves[name])
+            if mark in known and (known[mark].revision == now_it_is or not now_it_is.strip()):
+                found[name] = found[name].plus(known[mark].now(rows, now))
+        return found
+
+    def learn(self, stage: Stage, leaf: exp.Expr, seen: Share, rows: int) -> None:
+        """Keep for later runs what this one saw of a leaf on `rows` rows."""
+        mark = fingerprint(stage, leaf, self.identity)
+        self._learnt[mark] = (seen, float(rows), self._revision(leaf))
+
+    def _revision(self, leaf: exp.Expr) -> str:
+        return " ".join(self.revision(spec_of(site)) for site in own_sites(leaf))
 
     def unit_cost(self, numbers: Sequence[int]) -> float:
         """US dollars a call of all these questions together, machine time included."""
         return sum(map(self._unit_cost, numbers))
 
     def _unit_cost(self, number: int) -> float:
-        op = self.op(number)
-        calls = self.asker(number).calls
-        if calls >= SURE_CALLS:
-            return op.cost_usd / calls + USD_PER_SECOND * max(op.seconds_busy / calls, LEAST_SECONDS)
+        asker = self._askers.get(number)
+        if asker is not None and asker.calls >= SURE_CALLS:
+            seconds = asker.op.seconds_busy / asker.calls
+            return asker.op.cost_usd / asker.calls + USD_PER_SECOND * max(seconds, LEAST_SECONDS)
         if self._seconds is None:
             marks = [self.identity(at) for at in range(len(self.specs))]
             self._seconds = {} if self.runner.statistics is None else self.runner.statistics.seconds(marks)
         return USD_PER_SECOND * max(self._seconds.get(self.identity(number), LEAST_SECONDS), LEAST_SECONDS)
 
-    def expect(self, stage: Stage, ordered: Ordered) -> None:
-        """What a stage's predicates are first expected to cost."""
-        self.expected.setdefault(stage.name, ordered)
+    def expect(self, stage: Stage, calls: dict[str, int], saving: float) -> None:
+        """What a stage's filters are expected to ask, and how many times as much the written order would cost."""
+        self.expected[stage.name] = Expected(calls, saving)
+        for name, leaf in order_conjuncts.leaves(stage.filters).items():
+            for number in {spec_of(site) for site in own_sites(leaf)}:
+                estimates = self.op(number).estimates
+                estimates["calls"] = estimates.get("calls", 0.0) + calls.get(name, 0)
 
     def warn(self, text: str) -> None:
         """A warning on the cursor and in the trace."""
@@ -313,8 +347,8 @@ class Run:
             for number, asker in self._askers.items()
             if asker.calls
         }
-        if self.runner.statistics is not None and (self.learnt or seconds):
-            self.runner.statistics.learn(self.learnt, seconds)
+        if self.runner.statistics is not None and (self._learnt or seconds):
+            self.runner.statistics.learn(self._learnt, seconds)
 
 
 def _status(error: BaseException | None) -> Status:

@@ -26,7 +26,7 @@ from sqluice.optimizer.ast import sql as sql_text
 from sqluice.optimizer.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqluice.engine.outcome import Outcome
     from sqluice.engine.report import Report
@@ -59,6 +59,8 @@ class AiStatement:
         self.run: Run | None = None
         self.plan: Plan | None = None
         self.report: Report | None = None
+        self.verbose = False
+        self.on_plan: Callable[[Plan, Run], None] | None = None
 
     def execute(self) -> Outcome:
         """Run it. Errors are ours, with their place in the SQL where it is known."""
@@ -101,6 +103,8 @@ class AiStatement:
                 self.session.end_run()
                 return self.session.plain(self.sql, self.params)
             self.plan, prefix = self._plan(bound, run)
+            if self.on_plan is not None:
+                self.on_plan(self.plan, run)
             try:
                 return self._execute(prepared, run, prefix)
             except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException) as error:
@@ -228,7 +232,7 @@ class AiStatement:
             return pinned(bound.tree), prefix
         catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type, ending=PROBE))
         try:
-            return Lifter(catalog, prefix).lift(bound.tree), prefix
+            return Lifter(catalog, prefix, verbose=self.verbose).lift(bound.tree), prefix
         except RecursionError:
             return pinned(bound.tree), prefix
 
@@ -295,6 +299,7 @@ class AiStatement:
             return self.session.plain(self.sql, self.params)
         if not inner._expanded(tree):
             return self.session.plain(self.sql, self.params)
+        inner.verbose = request.verbose
         found = inner._analyzed(tree) if request.analyze else inner._planned(tree)
         shown = json.dumps(found) if request.json else explain.text(found)
         outcome = rows_outcome({"explain": [shown]})
@@ -309,20 +314,24 @@ class AiStatement:
         try:
             self._prepared(bound, run)
             plan, _ = self._plan(bound, run)
-            return explain.describe(self.con, plan, run, None, sql_text(plan.statement))
+            return explain.describe(self.con, plan, run, sql_text(plan.statement))
         finally:
             self.session.end_run()
 
     def _analyzed(self, tree: exp.Expr) -> dict[str, Any]:
         """Run the statement, read its rows to the end, and tell the plan with what was measured."""
+        found: dict[str, Any] = {}
+
+        def describe(plan: Plan, run: Run) -> None:
+            found.update(explain.describe(self.con, plan, run, sql_text(plan.statement)))
+
+        self.on_plan = describe
         outcome = self._run(tree)
         rows = drain(outcome)
         self.report = outcome.report
-        assert self.plan is not None
         assert self.run is not None
-        found = explain.describe(self.con, self.plan, self.run, outcome.report, sql_text(self.plan.statement))
         if outcome.report is not None:
-            found["measured"]["text"] = str(outcome.report)
+            explain.measured(found, self.run, outcome.report)
             found["measured"]["result_rows"] = rows
         return found
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqluice.optimizer.statistics import Remembered, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 _TABLES = """
@@ -21,6 +21,13 @@ CREATE TABLE IF NOT EXISTS shares
     (fingerprint TEXT PRIMARY KEY, yes REAL, inputs REAL, rows REAL, updated REAL, revision TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seconds (question TEXT PRIMARY KEY, seconds REAL, calls REAL) WITHOUT ROWID;
 """
+_ADD_SECONDS = """
+INSERT INTO seconds VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET
+    seconds = seconds / 2 + excluded.seconds, calls = calls / 2 + excluded.calls
+"""
+WAIT = 0.5
+"""Seconds that another process is waited for."""
+
 MOST_INPUTS = 10_000.0
 """Older inputs fade once this many were seen."""
 
@@ -33,61 +40,41 @@ class Statistics:
 
     def shares(self, fingerprints: list[str]) -> dict[str, Remembered]:
         """What is known of some predicates."""
-        marks = ", ".join("?" * len(fingerprints))
-        with self._opened() as db:
-            if db is None:
-                return {}
-            rows = db.execute(f"SELECT * FROM shares WHERE fingerprint IN ({marks})", fingerprints).fetchall()
+        rows = self._rows("shares", "fingerprint", fingerprints)
         return {name: Remembered(Share(yes, inputs), *rest) for name, yes, inputs, *rest in rows}
 
     def seconds(self, questions: list[str]) -> dict[str, float]:
         """Seconds a call of some questions."""
-        marks = ", ".join("?" * len(questions))
-        with self._opened() as db:
-            if db is None:
-                return {}
-            rows = db.execute(f"SELECT * FROM seconds WHERE question IN ({marks})", questions).fetchall()
+        rows = self._rows("seconds", "question", questions)
         return {name: seconds / calls for name, seconds, calls in rows if calls}
 
     def learn(self, shares: Mapping[str, tuple[Share, float, str]], seconds: Mapping[str, tuple[float, int]]) -> None:
         """Add what a run saw: shares with the rows before them and the models' revision, seconds and calls."""
-        with self._opened(write=True) as db:
-            if db is None:
-                return
-            known = self.shares(list(shares))
-            now = time.time()
-            for name, (share, rows, revision) in shares.items():
-                same = name in known and known[name].revision == revision
-                both = known[name].share.plus(share) if same else share
-                fade = min(1.0, MOST_INPUTS / both.inputs) if both.inputs else 1.0
-                values = (name, both.yes * fade, both.inputs * fade, rows, now, revision)
-                db.execute("INSERT OR REPLACE INTO shares VALUES (?, ?, ?, ?, ?, ?)", values)
-            for name, (spent, calls) in seconds.items():
-                db.execute(
-                    "INSERT INTO seconds VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
-                    "seconds = seconds / 2 + excluded.seconds, calls = calls / 2 + excluded.calls",
-                    (name, spent, calls),
-                )
-            db.commit()
-
-    @contextlib.contextmanager
-    def _opened(self, *, write: bool = False) -> Iterator[sqlite3.Connection | None]:
+        known = self.shares(list(shares))
+        now = time.time()
+        rows = []
+        for name, (share, before, revision) in shares.items():
+            same = name in known and known[name].revision == revision
+            both = known[name].share.plus(share) if same else share
+            fade = min(1.0, MOST_INPUTS / both.inputs) if both.inputs else 1.0
+            rows.append((name, both.yes * fade, both.inputs * fade, before, now, revision))
         try:
-            if write:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            elif not self._path.exists():
-                yield None
-                return
-            db = sqlite3.connect(self._path, timeout=1.0)
-        except (OSError, sqlite3.Error):
-            yield None
-            return
-        try:
-            if write:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.closing(sqlite3.connect(self._path, timeout=WAIT)) as db:
                 db.execute("PRAGMA synchronous = OFF")  # it can be learnt again
                 db.executescript(_TABLES)
-            yield db
-        except sqlite3.Error:  # another process has it, or it is no database: nothing is learnt
-            db.rollback()
-        finally:
-            db.close()
+                with db:
+                    db.executemany("INSERT OR REPLACE INTO shares VALUES (?, ?, ?, ?, ?, ?)", rows)
+                    db.executemany(_ADD_SECONDS, [(name, *values) for name, values in seconds.items()])
+        except (OSError, sqlite3.Error):
+            return  # the disk is full, or another process writes: nothing is learnt
+
+    def _rows(self, table: str, key: str, names: list[str]) -> list[tuple[Any, ...]]:
+        if not names or not self._path.exists():
+            return []
+        marks = ", ".join("?" * len(names))
+        try:
+            with contextlib.closing(sqlite3.connect(self._path, timeout=WAIT)) as db:
+                return db.execute(f"SELECT * FROM {table} WHERE {key} IN ({marks})", names).fetchall()
+        except sqlite3.Error:
+            return []

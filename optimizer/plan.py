@@ -72,9 +72,10 @@ class Stage:
 @dataclass(slots=True)
 class Plan:
     """`statement` reads the stages by name. `rowwise` says which AI expressions stay in it and why; `fired` which
-    rules changed the plan."""
+    rules changed the plan, `changes` what they changed (rule, SQL before, SQL after) where that is wanted."""
 
     statement: exp.Expr
     stages: list[Stage] = field(default_factory=list)
     rowwise: list[tuple[int, str]] = field(default_factory=list)
     fired: list[str] = field(default_factory=list)
+    changes: list[tuple[str, str, str]] = field(default_factory=list)

@@ -7,7 +7,6 @@ Under a LIMIT pieces are as large as the rows still missing ask for, and there i
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,8 +28,8 @@ from sqluice.optimizer.ast import (
 )
 from sqluice.optimizer.plan import ORDINAL, Keep, Limit, Stage
 from sqluice.optimizer.rules import order_conjuncts
-from sqluice.optimizer.rules.order_conjuncts import Leaf, Ordered
-from sqluice.optimizer.statistics import Share, fingerprint, prior
+from sqluice.optimizer.rules.order_conjuncts import Leaf
+from sqluice.optimizer.statistics import Share
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -102,14 +101,15 @@ class _Inputs:
         """The leaf on `copies` of the rows, with answers drawn where there are none yet."""
         n = len(self.known)
         known = np.tile(self.known, copies)
-        yes = np.where(known, np.tile(self.yes, copies), generator.random(n * copies) < mean)
+        drawn = generator.permutation(n * copies) < mean * n * copies  # the very share: fewer ties are broken by luck
+        yes = np.where(known, np.tile(self.yes, copies), drawn)
         codes = np.concatenate([np.where(self.codes >= 0, self.codes + n * copy, -1) for copy in range(copies)])
         if not n:
             return Leaf(told.yes, told.no, codes, known, cost)
-        drawn = (codes >= 0) & ~known[codes]
+        unknown = (codes >= 0) & ~known[codes]
         guess = yes[codes]
         all_yes, all_no = np.tile(told.yes, copies), np.tile(told.no, copies)
-        return Leaf(np.where(drawn, guess, all_yes), np.where(drawn, ~guess, all_no), codes, known, cost)
+        return Leaf(np.where(unknown, guess, all_yes), np.where(unknown, ~guess, all_no), codes, known, cost)
 
 
 class Filtering:
@@ -177,7 +177,8 @@ class Filtering:
         """Fill table `name` with the rows that go on, until there are `need` (None: all); how many there are."""
         total = self._total
         start = found = 0
-        end = min(total, FIRST_PIECE) if need is None else min(total, max(FIRST_CHUNK, need)) if need else 0
+        first = FIRST_PIECE if need is None else max(FIRST_CHUNK, need) if need else 0
+        end = min(total, first)
         while True:
             predicates = self._order(start) if self._has_choice else self._stage.filters
             relation = self._executor.steps(self._stage, self._steps(predicates), self._rows(start, end))
@@ -188,12 +189,16 @@ class Filtering:
             start, end = end, min(total, end + size)
 
     def _order(self, start: int) -> tuple[exp.Expr, ...]:
-        ordered = self._ordered(self._look(), start)
-        self._run.expect(self._stage, ordered)
+        """The order for the rows beyond the first `start`."""
+        if start >= self._total:
+            return self._stage.filters
+        look = self._look()
+        ordered = order_conjuncts.apply(self._stage.filters, look.open_rows(start), look.facts)
+        if self._stage.name not in self._run.expected:
+            scale = self._total / max(len(look.ordinals), 1) / look.copies
+            calls = {name: round(n * scale) for name, n in ordered.calls.items()}
+            self._run.expect(self._stage, calls, ordered.written / max(ordered.cost, 1e-30))
         return ordered.predicates
-
-    def _ordered(self, look: _Look, start: int) -> Ordered:
-        return order_conjuncts.apply(self._stage.filters, look.open_rows(start), look.facts)
 
     def _pilot(self) -> None:
         """Ask everything about a few rows, drawn by hash, where what is known of the predicates will not do."""
@@ -214,6 +219,9 @@ class Filtering:
 
     def _look(self) -> _Look:
         """The stage's rows as they stand, with the answers so far."""
+        for name in self._asked:
+            for site in own_sites(self._leaves[name]):
+                self._run.asker(spec_of(site))  # loads its model, whose revision tells what is remembered of it
         step = -(-self._total // MOST_LOOKED_AT)
         sample = self._rows() if step < 2 else f"{self._rows()} WHERE hash({ORDINAL}) % {step} = 0"
         joins: dict[int, str] = {}
@@ -267,7 +275,7 @@ class Filtering:
     def _facts(self, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> _Look:
         ordinals, _ = found[ORDINAL]
         look = _Look(ordinals, {}, {}, int(np.clip(DRAWN_ROWS // max(len(ordinals), 1), 1, 16)))
-        self._before = self._before or self._remembered()
+        self._before = self._before or self._run.shares(self._stage, self._total)
         generator = np.random.default_rng(int(self._run.settings["ai_seed"] or 0))
         for at, (name, leaf) in enumerate(self._leaves.items()):
             values, is_null = found[f"v{at}"]
@@ -282,29 +290,12 @@ class Filtering:
                 look.facts[name] = Leaf(np.tile(told.yes, look.copies), np.tile(told.no, look.copies))
         return look
 
-    def _remembered(self) -> dict[str, Share]:
-        """What is expected of each leaf before this run."""
-        marks = {name: fingerprint(self._stage, self._leaves[name], self._run.identity) for name in self._asked}
-        known = self._run.remembered(list(marks.values()))
-        now = time.time()
-        found = {}
-        for name, mark in marks.items():
-            found[name] = prior(self._leaves[name])
-            if mark in known and known[mark].revision == self._revision(name):
-                found[name] = found[name].plus(known[mark].now(self._total, now))
-        return found
-
     def _learn(self) -> None:
         """Keep what this run saw for later ones."""
         if not self._can_look:
             return
-        look = self._look()
-        for name in self._asked:
-            mark = fingerprint(self._stage, self._leaves[name], self._run.identity)
-            self._run.learnt[mark] = (look.seen[name], float(self._total), self._revision(name))
-
-    def _revision(self, name: str) -> str:
-        return " ".join(self._run.revision(spec_of(site)) for site in own_sites(self._leaves[name]))
+        for name, seen in self._look().seen.items():
+            self._run.learn(self._stage, self._leaves[name], seen, self._total)
 
     def _sql(self, node: exp.Expr) -> str:
         return sql(self._executor.typed(node))

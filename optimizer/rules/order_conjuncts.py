@@ -12,7 +12,7 @@ tried, by dynamic programming over sets of arms; beyond that the best next arm i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,15 +81,17 @@ def _parts(node: exp.Expr) -> list[exp.Expr]:
 
 def apply(predicates: Sequence[exp.Expr], rows: np.ndarray, facts: Mapping[str, Leaf]) -> Ordered:
     """The best order of conjuncts, and of arms inside them, for `rows`, bool [n]; `facts` by the leaves' SQL."""
-    written = _Tally()
-    _spend(list(predicates), rows, facts, written, conjuncts=True)
+    written = spent(predicates, rows, facts)
     best = [_inside(predicate, rows, facts) for predicate in predicates]
-    best = _best(best, rows, facts, conjuncts=True)
+    found = spent(_best(best, rows, facts, conjuncts=True), rows, facts)
+    return written if found.cost > (1 - WORTH) * written.cost else replace(found, written=written.cost)
+
+
+def spent(predicates: Sequence[exp.Expr], rows: np.ndarray, facts: Mapping[str, Leaf]) -> Ordered:
+    """What conjuncts cost in the order in which they stand."""
     tally = _Tally()
-    _spend(best, rows, facts, tally, conjuncts=True)
-    if tally.cost > (1 - WORTH) * written.cost:
-        return Ordered(tuple(predicates), written.cost, written.calls, written.cost)
-    return Ordered(tuple(best), tally.cost, tally.calls, written.cost)
+    _spend(predicates, rows, facts, tally, conjuncts=True)
+    return Ordered(tuple(predicates), tally.cost, tally.calls, tally.cost)
 
 
 class _Tally:
