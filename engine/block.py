@@ -107,8 +107,6 @@ class BlockLifter:
         select = self.select
         if not own_sites(select):
             return select
-        if select.args.get("windows") and any(has_site(window) for window in select.args["windows"]):
-            raise CannotLift("a question in a named window")
         cheap, asking = self._conjuncts()
         upper = [node for name in _UPPER for node in _nodes(select, name)]
         ending = self._ending(asking)

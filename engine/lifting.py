@@ -25,11 +25,14 @@ from sqluice.optimizer.plan import Plan, Stage
 from sqluice.optimizer.rules import (
     expand_aliases,
     inline_ctes,
+    inline_windows,
     join_predicates,
     merge_subqueries,
     push_down,
     qualify,
+    semi_joins,
     split_blocks,
+    write_by_rowid,
 )
 from sqluice.optimizer.scope import CannotLift, Scope, lambda_names
 
@@ -73,6 +76,7 @@ class Lifter:
         if isinstance(root, exp.Query):
             self.plan.statement = self.query(root, Ctes(), root=True)
             return self.plan
+        self._rule(write_by_rowid, root, lambda: write_by_rowid.apply(root, self._binds))
         self._pin(own_sites(root), f"in {root.key.upper()}")
         for nested in nested_queries(root):
             alone = not isinstance(nested, exp.Values) and self.catalog.stands_alone(nested, [])
@@ -99,10 +103,8 @@ class Lifter:
             query.set("this", self.query(query.this, ctes, root=root))
             return query
         if isinstance(query, exp.SetOperation):
-            self._pin(
-                [s for part in ("order", "limit") if (n := query.args.get(part)) for s in own_sites(n)],
-                "after a set operation",
-            )
+            if any(own_sites(node) for part in ("order", "limit") if (node := query.args.get(part))):
+                return self.query(_around(query, self.name("q")), ctes, root=root)
             for side in ("this", "expression"):
                 query.set(side, self.query(query.args[side], ctes))
             return query
@@ -128,10 +130,11 @@ class Lifter:
             return written
 
     def _select(self, select: exp.Select, ctes: Ctes, *, root: bool) -> exp.Select:
+        self._rule(inline_windows, select, lambda: inline_windows.apply(select))
         self._pin(_unliftable(select), "in a lambda or in FROM")
         scope: Scope | None = select.meta.get(SCOPE)
         mergeable = any(isinstance(item, exp.Subquery) for item in nested_queries(select))
-        if scope is None and (mergeable or own_sites(select)):
+        if scope is None and (mergeable or own_sites(select) or semi_joins.wanted(select)):
             scope = self.catalog.scope(select, list(ctes.written))
         if scope is not None:
             self._qualify(select, scope)
@@ -139,6 +142,8 @@ class Lifter:
             scope = self.catalog.scope(select, list(ctes.written))
         if scope is not None and mergeable:
             self._push_down(select, scope, ctes)
+        if scope is not None and semi_joins.wanted(select) and self._semi_joins(select, scope, ctes):
+            scope = self.catalog.scope(select, list(ctes.written))
         if scope is None or not own_sites(select):
             self._children(select, ctes)
             return select
@@ -169,6 +174,24 @@ class Lifter:
         aggregates = self.catalog.aggregates
         self._rule(push_down, select, lambda: push_down.apply(select, scope, below, types, aggregates))
 
+    def _semi_joins(self, select: exp.Select, scope: Scope, ctes: Ctes) -> bool:
+        def below(inner: exp.Select) -> Scope | None:
+            try:
+                return self.catalog.scope(inner, list(ctes.written))
+            except CannotLift:
+                return None
+
+        def is_correlated(query: exp.Expr) -> bool:
+            return self.is_correlated(query, ctes)
+
+        def name() -> str:
+            return self.name("e")
+
+        aggregates = self.catalog.aggregates
+        return self._rule(
+            semi_joins, select, lambda: semi_joins.apply(select, scope, below, is_correlated, aggregates, name)
+        )
+
     def _rule(self, rule: ModuleType, query: exp.Expr, apply: Callable[[], bool]) -> bool:
         """Let a rule change `query`; whether it did. A rule may not change what the query returns."""
         name = rule.__name__.rpartition(".")[2]
@@ -183,6 +206,9 @@ class Lifter:
             if before is not None:
                 self.plan.changes.append((name, sql(before), sql(query)))
         return changed
+
+    def _binds(self, query: exp.Select) -> bool:
+        return self.catalog.stands_alone(query, [])
 
     def _types(self, ctes: Ctes, query: exp.Expr) -> list[str] | None:
         """Types of a query's columns; None where DuckDB cannot bind it on its own."""
@@ -262,6 +288,16 @@ class Lifter:
 
     def _pin_all(self, node: exp.Expr, reason: str) -> None:
         self._pin([found for found in node.walk() if is_site(found)], reason)
+
+
+def _around(query: exp.SetOperation, name: str) -> exp.Select:
+    """A set operation with a question in its ORDER BY as a query over it."""
+    select = exp.Select(expressions=[exp.Star()])
+    for part in ("order", "limit", "offset", "with_"):
+        if query.args.get(part) is not None:
+            select.set(part, query.args[part].pop())
+    alias = exp.TableAlias(this=exp.to_identifier(name, quoted=True))
+    return select.from_(exp.Subquery(this=query, alias=alias), copy=False)
 
 
 def _outputs(query: exp.Expr) -> list[str] | None:

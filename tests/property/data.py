@@ -53,7 +53,11 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def tables(rng: Random) -> list[Table]:
+FEW, MANY = (0, 1, 4, 6, 8), (0, 5, 40, 90, 180)
+"""Numbers of rows; only over the larger ones does an order of questions pay."""
+
+
+def tables(rng: Random, sizes: tuple[int, ...] = FEW) -> list[Table]:
     """Three tables that share some names of columns; one of them may be empty, and one has an odd name."""
     shared = [Column("id", INT), Column("s", TEXT), Column("k", INT)]
     more = [
@@ -67,7 +71,7 @@ def tables(rng: Random) -> list[Table]:
     found = []
     for name in ("t", "r", "Big Words"):
         columns = (*shared, *rng.sample(more, rng.randint(1, 3)))
-        count = rng.choice((0, 1, 4, 6, 8))
+        count = rng.choice(sizes)
         rows = [_row(rng, columns, at) for at in range(count)]
         found.append(Table(name, columns, tuple(rows)))
     return found

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from property.compare import Pair, shape
-from property.data import TEXT, Column, Table, tables
+from property.data import FEW, MANY, TEXT, Column, Table, tables
+from property.nested import Nested
 from property.queries import Statement, Statements
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ NIGHTLY = bool(os.environ.get("SQLUICE_NIGHTLY"))
 SHAPES: set[str] = set()
 RAISED: list[str] = []
 LEAST_SHAPES = 500
-BATCHES, BATCH = 43 * (10 if NIGHTLY else 1), 12
+TIMES = 10 if NIGHTLY else 1
+BATCHES, NESTED, BATCH = 26 * TIMES, 20 * TIMES, 12
+FIRST_NESTED = 1_000_000
 SIZES = (0, 0, 0, 1, 1, 2)
 
 
@@ -45,16 +48,29 @@ def check(pair: Pair, rng: Random, count: int) -> None:
     if view is not None and pair.add_view(view[0]):
         made.append(view[1])
     for _ in range(count):
-        statement = Statements(rng, made, rng.choice(SIZES)).one()
-        found = pair.check(statement)
-        SHAPES.add(shape(statement.text))
-        if found.error is not None:
-            RAISED.append(statement.text)
+        compare(pair, Statements(rng, made, rng.choice(SIZES)).one())
+
+
+def compare(pair: Pair, statement: Statement) -> None:
+    """Check a statement, and count it."""
+    found = pair.check(statement)
+    SHAPES.add(shape(statement.text))
+    if found.error is not None:
+        RAISED.append(statement.text)
 
 
 @pytest.mark.parametrize("seed", range(BATCHES))
 def test_both_plans_give_the_same(pair: Pair, seed: int) -> None:
     check(pair, Random(seed), BATCH)
+
+
+@pytest.mark.parametrize("seed", range(NESTED))
+def test_both_plans_give_the_same_where_a_condition_may_move(pair: Pair, seed: int) -> None:
+    rng = Random(seed + FIRST_NESTED)
+    made = tables(rng, MANY if seed % 2 else FEW)
+    pair.make(made)
+    for _ in range(BATCH):
+        compare(pair, Nested(rng, made).one())
 
 
 @settings(max_examples=settings().max_examples // 10)

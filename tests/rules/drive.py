@@ -18,13 +18,16 @@ from sqluice.optimizer.ast import args_of, conjunction, conjuncts, own_sites, wi
 from sqluice.optimizer.rules import (
     expand_aliases,
     inline_ctes,
+    inline_windows,
     join_predicates,
     merge_subqueries,
     order_conjuncts,
     outer_joins,
     push_down,
     qualify,
+    semi_joins,
     split_blocks,
+    write_by_rowid,
 )
 
 if TYPE_CHECKING:
@@ -86,17 +89,40 @@ class Driver:
         rules: dict[str, Callable[[exp.Select, DuckCatalog], exp.Expr]] = {
             "expand_aliases": self._expand_aliases,
             "inline_ctes": self._inline_ctes,
+            "inline_windows": self._inline_windows,
             "join_predicates": self._join_predicates,
             "merge_subqueries": self._merge_subqueries,
             "order_conjuncts": self._order_conjuncts,
             "outer_joins": self._outer_joins,
             "push_down": self._push_down,
             "qualify": lambda select, catalog: self._qualified(select, catalog)[0],
+            "semi_joins": self._semi_joins,
             "split_blocks": self._split_blocks,
         }
         tree = sqlglot.parse_one(text, dialect="duckdb")
+        if rule == "write_by_rowid":
+            write_by_rowid.apply(tree, lambda rows: self._runs(rows))
+            return tree.sql("duckdb")
         assert isinstance(tree, exp.Select)
         return rules[rule](tree, DuckCatalog(self.con, lambda node: node.copy())).sql("duckdb")
+
+    def _runs(self, query: exp.Expr) -> bool:
+        try:
+            self.con.sql(query.sql("duckdb"))
+        except duckdb.Error:
+            return False
+        return True
+
+    def rows(self, text: str) -> tuple[list[str], list[tuple[object, ...]]]:
+        """Columns and rows of a query, or those of t once a statement has changed it; it is rolled back."""
+        relation = self.con.sql(text) if text.upper().startswith(("SELECT", "WITH", "FROM")) else None
+        if relation is not None:
+            return relation.columns, relation.fetchall()
+        self.con.execute("BEGIN")
+        changed = self.con.execute(text).fetchall()
+        found = self.con.execute("SELECT * FROM t ORDER BY id").fetchall()
+        self.con.execute("ROLLBACK")
+        return ["t"], [*changed, *found]
 
     def _qualified(self, select: exp.Select, catalog: DuckCatalog) -> tuple[exp.Select, Scope]:
         scope = catalog.scope(select, [])
@@ -109,6 +135,10 @@ class Driver:
 
     def _inline_ctes(self, select: exp.Select, _: DuckCatalog) -> exp.Expr:
         inline_ctes.apply(select)
+        return select
+
+    def _inline_windows(self, select: exp.Select, _: DuckCatalog) -> exp.Expr:
+        inline_windows.apply(select)
         return select
 
     def _join_predicates(self, select: exp.Select, _: DuckCatalog) -> exp.Expr:
@@ -163,6 +193,18 @@ class Driver:
             return self._qualified(inner, catalog)[1]
 
         push_down.apply(select, scope, below, lambda query: catalog.types(query, []), catalog.aggregates)
+        return select
+
+    def _semi_joins(self, select: exp.Select, catalog: DuckCatalog) -> exp.Expr:
+        select, scope = self._qualified(select, catalog)
+
+        def below(inner: exp.Select) -> Scope:
+            return catalog.scope(inner, [])
+
+        def is_correlated(query: exp.Expr) -> bool:
+            return not catalog.stands_alone(query, [])
+
+        semi_joins.apply(select, scope, below, is_correlated, catalog.aggregates, lambda: "e")
         return select
 
     def _split_blocks(self, select: exp.Select, catalog: DuckCatalog) -> exp.Expr:
