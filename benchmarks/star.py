@@ -18,6 +18,9 @@ TABLES = [
     "(i % 25) AS venue, 'title ' || i AS title, 'abstract ' || i AS abstract FROM range(2000) r(i)",
     "CREATE TABLE images AS SELECT i AS id, (i * 104729) % 2000 AS paper_id, 'caption ' || i AS caption, 'kind ' || "
     "(i % 6) AS kind FROM range(4000) r(i)",
+    "CREATE TABLE many_papers AS SELECT i AS id, 'abstract ' || i AS abstract, DATE '2026-01-01' + (i // 30)::INTEGER "
+    "AS published FROM range(10000) r(i)",
+    "CREATE TABLE many_images AS SELECT i AS id, i % 10000 AS paper_id, 'caption ' || i AS caption FROM range(100000) r(i)",
     "CREATE TABLE products AS SELECT i AS id, 'product ' || i AS name, 'category ' || (i % 20) AS category, "
     "'description ' || i AS descr FROM range(400) r(i)",
     "CREATE TABLE reviews AS SELECT i AS id, (i * 7919) % 400 AS product_id, 1 + (i * 13) % 5 AS stars, 'review ' || "
@@ -121,9 +124,9 @@ _JOINS = [
     conjunction("pairs across a join", REVIEWS, [("fits 50%: {0} {1}", "r.text, s.name"), ("d 20%: {0}", "s.descr")]),
     conjunction(
         "the paper's query",
-        "images i JOIN papers p ON p.id = i.paper_id",
-        [("shows 10%: {0}", "i.caption"), ("about 5%: {0}", "p.abstract")],
-        "p.year BETWEEN 2010 AND 2011",
+        "many_images i JOIN many_papers p ON p.id = i.paper_id",
+        [("shows 10%: {0}", "i.caption"), ("about 50%: {0}", "p.abstract")],
+        "p.published = DATE '2026-11-29'",
     ),
 ]
 

@@ -18,9 +18,12 @@ from sqluice.optimizer.rules import order_conjuncts
 from sqluice.optimizer.statistics import PRIOR_INPUTS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqluice.engine.report import Report
     from sqluice.engine.run import Run
     from sqluice.optimizer.plan import Plan
+    from sqluice.optimizer.statistics import Share
 
 _HEAD = re.compile(
     r"\s*EXPLAIN\s+(?P<words>(?:(?:ANALYZE|VERBOSE)\s+)*)(?:\((?P<options>[^)]*)\)\s*)?(?P<statement>.*)\Z",
@@ -92,9 +95,10 @@ def _stage(con: Any, stage: Stage, run: Run) -> dict[str, Any]:
     filters = stage.filters
     if filters:
         guess = rows if rows is not None else UNKNOWN_ROWS
-        foreseen = _forecast(stage, run, guess)
+        shares = run.shares(stage, guess)
+        foreseen = _forecast(stage, run, guess, shares)
         filters = foreseen.predicates
-        found["filters"] = _shares(stage, run, guess, foreseen)
+        found["filters"] = _shares(stage, run, shares, foreseen)
         found["considered"] = [{"order": list(order), "calls": calls} for order, calls in foreseen.considered]
     for step in [*arrange.steps(filters), *map(Keep, stage.keeps), *stage.asks]:
         if isinstance(step, Keep):
@@ -104,18 +108,18 @@ def _stage(con: Any, stage: Stage, run: Run) -> dict[str, Any]:
     return found
 
 
-def _forecast(stage: Stage, run: Run, rows: int) -> Forecast:
+def _forecast(stage: Stage, run: Run, rows: int, shares: Mapping[str, Share]) -> Forecast:
     leaves = {name: leaf for name, leaf in order_conjuncts.leaves(stage.filters).items() if has_site(leaf)}
-    shares = {name: share.mean for name, share in run.shares(stage, rows).items()}
+    means = {name: share.mean for name, share in shares.items()}
     costs = {name: run.unit_cost([spec_of(site) for site in own_sites(leaf)]) for name, leaf in leaves.items()}
-    return forecast(stage.filters, rows, shares, costs)
+    return forecast(stage.filters, rows, means, costs)
 
 
-def _shares(stage: Stage, run: Run, rows: int, foreseen: Forecast) -> list[dict[str, Any]]:
+def _shares(stage: Stage, run: Run, shares: Mapping[str, Share], foreseen: Forecast) -> list[dict[str, Any]]:
     """Of each leaf: the share of yes answers expected, how many inputs earlier runs have seen of it, calls."""
     leaves = order_conjuncts.leaves(stage.filters)
     found = []
-    for name, share in run.shares(stage, rows).items():
+    for name, share in shares.items():
         seen = round(share.inputs - PRIOR_INPUTS)
         calls = foreseen.calls.get(name, 0)
         found.append({"leaf": _named(leaves[name], run), "share": round(share.mean, 3), "seen": seen, "calls": calls})
@@ -128,7 +132,9 @@ def _named(leaf: exp.Expr, run: Run) -> str:
     def change(node: exp.Expr) -> exp.Expr | None:
         if not is_site(node):
             return None
-        return exp.Anonymous(this=run.specs[spec_of(node)].function, expressions=[arg.copy() for arg in args_of(node)])
+        spec = run.specs[spec_of(node)]
+        template = [] if spec.template == "{0}" else [exp.Literal.string(spec.template)]
+        return exp.Anonymous(this=spec.function, expressions=[*template, *(arg.copy() for arg in args_of(node))])
 
     return sql(replaced(leaf, change))
 

@@ -67,8 +67,16 @@ def leaves(predicates: Sequence[exp.Expr]) -> dict[str, exp.Expr]:
     found: dict[str, exp.Expr] = {}
     for predicate in predicates:
         for part in _parts(predicate):
-            found.setdefault(sql(part), part)
+            found.setdefault(_name(part), part)
     return found
+
+
+def _name(leaf: exp.Expr) -> str:
+    """The SQL of a leaf, which is asked for many times."""
+    if "leaf" not in leaf.meta:
+        leaf.meta["leaf"] = sql(leaf)
+    name: str = leaf.meta["leaf"]
+    return name
 
 
 def _parts(node: exp.Expr) -> list[exp.Expr]:
@@ -187,7 +195,7 @@ def _values(node: exp.Expr, facts: Mapping[str, Leaf]) -> tuple[np.ndarray, np.n
     if isinstance(node, exp.Not) and has_site(node):
         yes, no = _values(node.this, facts)
         return no, yes
-    leaf = facts[sql(node)]
+    leaf = facts[_name(node)]
     return leaf.yes, leaf.no
 
 
@@ -217,10 +225,10 @@ def _spend_one(node: exp.Expr, rows: np.ndarray, facts: Mapping[str, Leaf], tall
     elif isinstance(node, exp.Paren | exp.Not):
         _spend_one(node.this, rows, facts, tally)
     else:
-        leaf = facts[sql(node)]
+        leaf = facts[_name(node)]
         calls = leaf.calls(rows)
         tally.cost += leaf.cost * calls
-        tally.calls[sql(node)] = tally.calls.get(sql(node), 0) + calls
+        tally.calls[_name(node)] = tally.calls.get(_name(node), 0) + calls
 
 
 def _arms(node: exp.Expr) -> list[exp.Expr]:
