@@ -76,7 +76,7 @@ class Lifter:
         if isinstance(root, exp.Query):
             self.plan.statement = self.query(root, Ctes(), root=True)
             return self.plan
-        self._rule(write_by_rowid, root, lambda: write_by_rowid.apply(root, self._binds))
+        self._rule(write_by_rowid, root, lambda: write_by_rowid.apply(root, self._columns))
         self._pin(own_sites(root), f"in {root.key.upper()}")
         for nested in nested_queries(root):
             alone = not isinstance(nested, exp.Values) and self.catalog.stands_alone(nested, [])
@@ -207,8 +207,11 @@ class Lifter:
                 self.plan.changes.append((name, sql(before), sql(query)))
         return changed
 
-    def _binds(self, query: exp.Select) -> bool:
-        return self.catalog.stands_alone(query, [])
+    def _columns(self, query: exp.Select) -> list[str] | None:
+        try:
+            return self.catalog.outputs(query, [])
+        except CannotLift:
+            return None
 
     def _types(self, ctes: Ctes, query: exp.Expr) -> list[str] | None:
         """Types of a query's columns; None where DuckDB cannot bind it on its own."""

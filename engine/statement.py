@@ -20,7 +20,7 @@ from sqluice.engine.lifting import Lifter
 from sqluice.engine.results import drain, outcome_of, peek, rows_outcome
 from sqluice.engine.rowwise import PROBE, STABLE, typed
 from sqluice.engine.script import beginning
-from sqluice.errors import NotSupportedError
+from sqluice.errors import Error, NotSupportedError
 from sqluice.optimizer.ast import is_site, pin, spec_of
 from sqluice.optimizer.ast import sql as sql_text
 from sqluice.optimizer.plan import Plan
@@ -107,8 +107,8 @@ class AiStatement:
                 self.on_plan(self.plan, run)
             try:
                 return self._execute(prepared, run, prefix)
-            except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException) as error:
-                if not self.plan.stages or self.session.in_transaction:
+            except (duckdb.Error, Error) as error:
+                if not _is_unbound(error) or not self.plan.stages or self.session.in_transaction:
                     raise
                 run.warn(f"{NOT_PLANNED}: {str(error).splitlines()[0]}")
                 run.trace.degraded = True
@@ -334,6 +334,12 @@ class AiStatement:
             explain.measured(found, self.run, outcome.report)
             found["measured"]["result_rows"] = rows
         return found
+
+
+def _is_unbound(error: BaseException) -> bool:
+    """Whether DuckDB could not bind a statement of ours."""
+    unbound = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException)
+    return isinstance(error, unbound) or isinstance(error.__cause__, unbound)
 
 
 def _defines_columns(tree: exp.Expr) -> bool:

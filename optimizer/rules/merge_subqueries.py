@@ -149,10 +149,23 @@ def _outputs(
             values.append(one.this if isinstance(one, exp.Alias) else one)
     if any(not column.table for value in values for column in own_columns(value)):
         return None  # the alias of an earlier output
+    values = [_typed(value) for value in values]
+    if any(isinstance(value, exp.Literal | exp.Neg) for value in values):
+        return None
     lower = [name.lower() for name in names]
     if len(values) != len(names) or len(set(lower)) != len(names):
         return None
     return {name: _renamed(value, renames) for name, value in zip(lower, values, strict=True)}
+
+
+def _typed(value: exp.Expr) -> exp.Expr:
+    """A constant with the type that a column of it has: alone it would take that of what is around it."""
+    if isinstance(value, exp.Literal) and value.is_string:
+        return exp.cast(value.copy(), "varchar", dialect="duckdb")
+    literal = value.this if isinstance(value, exp.Neg) else value
+    if isinstance(literal, exp.Literal) and literal.is_int and int(literal.this) < 1 << 31:
+        return exp.cast(value.copy(), "integer", dialect="duckdb")
+    return value
 
 
 def _renames(inner: exp.Select, outer: str) -> dict[str, str] | None:

@@ -55,7 +55,7 @@ def apply(select: exp.Select, scope: Scope, inner_scope: Inner, types: Types, ag
         alias = item.args.get("alias")
         if alias is None or alias.args.get("columns") or any(item.args.get(name) for name in ("pivots", "sample")):
             continue
-        conditions = [*_own_conditions(select, item.alias, firm), *_reductions(select, item, items, firm)]
+        conditions = [*_own_conditions(select, item.alias, firm), *_reductions(select, item, items, firm, types)]
         for condition in conditions:
             pushed |= _into(item.this, item.alias, condition, (inner_scope, types, aggregates))
     return pushed
@@ -106,8 +106,11 @@ def _own_conditions(select: exp.Select, alias: str, firm: set[str]) -> list[exp.
     return found
 
 
-def _reductions(select: exp.Select, item: exp.Subquery, items: list[exp.Expr], firm: set[str]) -> list[exp.Expr]:
-    """`item.k IN (SELECT other.c FROM other WHERE ..)` for each equality with an item that has conditions."""
+def _reductions(
+    select: exp.Select, item: exp.Subquery, items: list[exp.Expr], firm: set[str], types: Types
+) -> list[exp.Expr]:
+    """`item.k IN (SELECT other.c FROM other WHERE ..)` for each equality with an item that has conditions. Both columns
+    have one type: `=` casts where IN does not."""
     parts = _conditions(select)
     found: list[exp.Expr] = []
     for other in items:
@@ -124,8 +127,19 @@ def _reductions(select: exp.Select, item: exp.Subquery, items: list[exp.Expr], f
             inner = exp.Select(expressions=[theirs.copy()]).from_(other.copy())
             for part in local:
                 inner.where(part.copy(), copy=False)
+            kinds = types(inner)  # None too where it looks at the items beside it
+            if kinds is None or kinds != _types_of(item, mine, types):
+                continue
             found.append(exp.In(this=mine.copy(), query=exp.Subquery(this=inner)))
     return found
+
+
+def _types_of(item: exp.Subquery, mine: exp.Column, types: Types) -> list[str] | None:
+    """The type of one column of a subquery, alone in a list."""
+    kinds, names = types(item.this), [name.lower() for name in item.this.named_selects]
+    if kinds is None or len(kinds) != len(names) or names.count(mine.name.lower()) != 1:
+        return None
+    return [kinds[names.index(mine.name.lower())]]
 
 
 def _equal(part: exp.Expr, mine: str, theirs: str) -> tuple[exp.Column, exp.Column] | None:
@@ -146,6 +160,8 @@ def _into(query: exp.Expr, alias: str, condition: exp.Expr, facts: tuple[Inner, 
         return _into_sides(query, alias, condition, facts)
     if not isinstance(query, exp.Select) or any(query.args.get(name) for name in _COUNTED):
         return False
+    if query.args.get("with_") is not None and condition.find(exp.Table):
+        return False  # its own CTEs may hide the tables that are meant
     inner_scope, _, aggregates = facts
     scope = inner_scope(query)
     if scope is None or scope.merged or not is_qualified(query, scope) or query.args.get("from_") is None:
@@ -214,6 +230,8 @@ def _replaced(condition: exp.Expr, alias: str, values: dict[str, exp.Expr]) -> e
         value = values.get(column.name.lower())
         if value is None or len(column.parts) != 2 or not is_cheap(value) or value.find(exp.Explode, exp.Unnest):
             return None
+        if value.find(exp.Column) is None:
+            return None  # a constant takes its type from what is around it, a column does not
         column.replace(
             exp.Paren(this=value.copy()) if not isinstance(value, exp.Column | exp.Literal) else value.copy()
         )

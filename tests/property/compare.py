@@ -29,11 +29,11 @@ _OTHERS = r"\b(LIMIT|LEFT|RIGHT|FULL|SEMI|ANTI|false|NULL|v\d+|unnest|HAVING|OVE
 
 
 class Model(ScriptedModel):
-    """Says yes to half of all prompts, by the whole prompt, so that two questions about one text differ. Prompts with
-    the word nan fail."""
+    """Says yes to a share of all prompts that the question decides, by the whole prompt, so that two questions about
+    one text differ. Prompts with the word nan fail."""
 
     def __init__(self) -> None:
-        super().__init__(percent("50"), name="oracle")
+        super().__init__(_yes, name="oracle")
 
     def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
         """Log-probabilities, float32 [n, k]."""
@@ -42,6 +42,14 @@ class Model(ScriptedModel):
         scores = np.array([self._scores(p.text, choices) for p in prompts], np.float32).reshape(len(prompts), -1)
         scores[[any("nan" in arg for arg in p.args) for p in prompts]] = np.nan
         return scores
+
+
+_SHARES = {"ripe?": percent("20"), "short?": percent("85")}
+
+
+def _yes(text: str) -> float:
+    rule = next((rule for word, rule in _SHARES.items() if word in text), percent("50"))
+    return rule(text)
 
 
 @dataclass(slots=True)

@@ -53,7 +53,7 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-FEW, MANY = (0, 1, 4, 6, 8), (0, 5, 40, 90, 180)
+FEW, MANY = (0, 1, 4, 6, 8), (0, 8, 8, 30, 60, 150)
 """Numbers of rows; only over the larger ones does an order of questions pay."""
 
 

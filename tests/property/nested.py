@@ -13,10 +13,14 @@ from property.queries import LIMITS, Statement
 if TYPE_CHECKING:
     from random import Random
 
-FORMS = ("distinct", "distinct", "on", "grouped", "grouped", "sets", "union", "union", "window", "window", "plain")
+FORMS = ("distinct", "distinct", "on", "grouped", "grouped", "sets", "union", "union", "window", "window")
 SET_WORDS = ("UNION", "UNION", "UNION ALL", "INTERSECT", "EXCEPT", "UNION BY NAME", "INTERSECT ALL", "EXCEPT ALL")
-JOINS = ("JOIN", "JOIN", "JOIN", ",", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN")
+JOINS = ("JOIN", "JOIN", "JOIN", "JOIN", "JOIN", ",", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN")
 AGGREGATES = ("count(*)", "max(id)", "min(k)", "count(DISTINCT s)", "max(length(s))")
+DIGITS = "digits"
+"""A text that is a number or NULL: no cast of it fails."""
+SHARED = (Column("id", INT), Column("k", INT), Column("s", TEXT))
+CONSTANTS = ("7", "'x'")
 CALLS = ("rank()", "count(*)", "sum(id)", "row_number()", "max(k)", "lag(id)")
 
 
@@ -43,15 +47,15 @@ class Nested:
         """A statement with at least one AI call."""
         while True:
             self.ctes, self.known = [], []
-            found = self._pushed() if self.write.flag(2) else self._filtered()
+            found = self._filtered() if self.write.flag(3) else self._pushed()
             if "AI_" in found.text:
                 return found
 
     def _pushed(self) -> Statement:
         """Conditions around subqueries with questions."""
         source, items, sides = self._sources()
-        conditions = [self._condition(items) for _ in range(self.rng.randint(1, 3))]
-        if self.write.flag(5):
+        conditions = [self._condition(items) for _ in range(self.rng.choice((1, 1, 2)))]
+        if self.write.flag(8):
             conditions.insert(0, self.predicates.one(Sight(tuple(items)), 1))
         self.rng.shuffle(conditions)
         where = f" WHERE {' AND '.join(conditions)}"
@@ -97,11 +101,16 @@ class Nested:
     def _sources(self) -> tuple[str, list[Item], bool]:
         """FROM: one or two subqueries with questions, and other items, in any order; whether a star may stand for
         all of its columns."""
-        kinds = ["asking", *self.rng.choice(((), ("table",), ("table",), ("cheap",), ("table", "asking")))]
+        kinds = ["asking", *self.rng.choice(((), ("table",), ("table",), ("cheap",), ("cheap",), ("table", "asking")))]
         self.rng.shuffle(kinds)
         text, items = "", list[Item]()
         for at, kind in enumerate(kinds):
             item_text, item = self._item(kind, f"w{at}")
+            if at and self.write.flag(12):
+                column = self._of(INT, items[-1])
+                text += f", (SELECT {column} AS c) AS w{at}"
+                items.append(Item(f"w{at}", (Column("c", INT),)))
+                continue
             if not at:
                 text, items = item_text, [item]
                 continue
@@ -120,8 +129,10 @@ class Nested:
             sight = Item("c", table.columns)
             where = f" WHERE {self._condition([sight])}" if self.write.flag(2) else ""
             word = self.rng.choice(("", "DISTINCT "))
-            query = Query(f"SELECT {word}id, k, s FROM {quoted(table.name)} AS c{where}", table.columns[:3])
-            return f"({query.text}) AS {alias}", Item(alias, _shown(query))
+            more = ", CAST(k AS VARCHAR) AS digits, id / 2 AS half"
+            text = f"SELECT {word}id, k, s{more} FROM {quoted(table.name)} AS c{where}"
+            columns = (*SHARED, Column("digits", DIGITS), Column("half", DOUBLE))
+            return f"({text}) AS {alias}", Item(alias, columns)
         if self.known and self.write.flag(2):
             name, query = self.rng.choice(self.known)
             return f"{name} AS {alias}", Item(alias, query.columns)
@@ -132,15 +143,30 @@ class Nested:
             self.known.append((name, query))
             self.ctes.append(f"{name} AS {word}({query.text})")
             return f"{name} AS {alias}", Item(alias, query.columns)
-        return f"({query.text}) AS {alias}", Item(alias, query.columns)
+        return f"({self._hidden()}{query.text}) AS {alias}", Item(alias, query.columns)
+
+    def _hidden(self) -> str:
+        """Now and then a WITH of which the subquery makes nothing, or a table that it hides from itself."""
+        if not self.write.flag(8):
+            return ""
+        table = self.rng.choice(self.tables)
+        where = self.rng.choice(("", " WHERE k > 0", " LIMIT 0"))
+        if self.write.flag(2):
+            return f"WITH h AS (SELECT * FROM {quoted(table.name)}{where}) "
+        return f"WITH {quoted(table.name)} AS (SELECT * FROM {quoted(table.name)}{where}) "
 
     def _on(self, items: list[Item], last: Item) -> str:
         """An equality with an item before, and conditions on one item."""
         parts = []
         for _ in range(self.rng.choice((1, 1, 1, 2))):
-            kind = self.rng.choice((INT, INT, TEXT))
-            mine = self._of(kind, last)
-            theirs = self._of(kind, self.rng.choice(items[:-1]))
+            kinds = [
+                *self.rng.choice(
+                    ((INT, INT), (INT, INT), (INT, INT), (TEXT, TEXT), (INT, DOUBLE), (INT, DIGITS), (INT, DIGITS))
+                )
+            ]
+            self.rng.shuffle(kinds)
+            mine = self._of(kinds[0], last)
+            theirs = self._of(kinds[1], self.rng.choice(items[:-1]))
             parts.append(f"{mine} = {theirs}" if self.write.flag(2) else f"{theirs} = {mine}")
         if self.write.flag(2):
             parts.append(self._condition(items))
@@ -148,35 +174,44 @@ class Nested:
 
     def _of(self, kind: str, item: Item) -> str:
         found = [column.name for column in item.columns if column.type == kind]
-        default = str(self.rng.choice(NUMBERS)) if kind == INT else literal(self.rng.choice(WORDS))
+        default = literal(self.rng.choice(WORDS)) if kind == TEXT else str(self.rng.choice(NUMBERS))
         return f"{item.alias}.{quoted(self.rng.choice(found))}" if found else default
 
     def _condition(self, items: list[Item]) -> str:
         """A cheap condition, mostly on one item."""
         item = self.rng.choice(items)
         column = self.rng.choice([one for one in item.columns if one.type in (INT, TEXT, BOOL, DOUBLE)] or item.columns)
+        if self.write.flag(2) and item.columns[0].type != DIGITS:
+            column = item.columns[0]  # a key, mostly
         name = f"{item.alias}.{quoted(column.name)}"
         number, form = self.rng.choice(NUMBERS), self.rng.randint(0, 9)
         if form == 0:
             return f"{name} IS {self.rng.choice(('', 'NOT '))}NULL"
-        if form == 1:
+        if form < 3:
             return f"({self._condition(items)} OR {self._condition(items)})"
-        if form == 2:
+        if form == 3:
             return f"NOT {self._condition([item])}"
-        if form == 3 and len(items) > 1:
+        if form == 4 and len(items) > 1:
             other = self.rng.choice(items)
             return f"{self._of(INT, item)} {self.rng.choice(('=', '=', '<', '<>'))} {self._of(INT, other)}"
         if column.type == INT:
             return self.rng.choice(
                 (
                     *(f"{name} > {number}", f"{name} = {number}", f"{name} <> {number}", f"{number} >= {name}"),
-                    *(f"{name} IN (1, 2, {number})", f"coalesce({name}, 1) = 1", f"{name} % 2 = 1"),
+                    *(
+                        f"{name} IN (1, 2, {number})",
+                        f"typeof({name} + 1::TINYINT) = 'INTEGER'",
+                        f"coalesce({name}, 1) = 1",
+                        f"{name} % 2 = 1",
+                    ),
                     *(f"{name} IS DISTINCT FROM {number}", f"CASE WHEN {name} > 1 THEN true ELSE {name} = 0 END"),
                 )
             )
         if column.type == TEXT:
             word = literal(self.rng.choice(WORDS))
-            return self.rng.choice((f"{name} > {word}", f"{name} LIKE '%e%'", f"length({name}) > 3", f"{name} <> '2'"))
+            return self.rng.choice(
+                (f"{name} >= ''", f"{name} > {word}", f"{name} LIKE '%e%'", f"length({name}) > 1", f"{name} <> '2'")
+            )
         return self.rng.choice((name, f"{name} IS NULL")) if column.type == BOOL else f"{name} > 1"
 
     def _query(self, depth: int) -> Query:
@@ -191,7 +226,7 @@ class Nested:
             query = Query(f"SELECT {word}z.* FROM ({inner.text}) AS z WHERE {condition}", inner.columns)
         else:
             query = self._select(form)
-        if self.write.flag(7):
+        if self.write.flag(10):
             limit = self.rng.choice((" LIMIT 3", " LIMIT 5 OFFSET 1", ""))
             query = Query(f"{query.text} ORDER BY ALL{limit}", query.columns)
         return query
@@ -202,7 +237,7 @@ class Nested:
         sight = Sight((item,))
         source = f"{quoted(table.name)} AS t"
         parts = [self.predicates.one(sight, 1)] if not self.write.flag(5) else []
-        if self.write.flag(3):
+        if self.write.flag(4):
             parts.append(self._condition([item]))
         where = f" WHERE {' AND '.join(parts)}" if parts else ""
         values = self._values(sight, form)
@@ -212,6 +247,9 @@ class Nested:
         if form == "distinct":
             word = "DISTINCT "
         elif form == "on":
+            values = [(text, column) for text, column in values if text not in CONSTANTS] or [("t.k", Column("k", INT))]
+            listed = ", ".join(f"{text} AS {column.name}" for text, column in values)
+            columns = tuple(column for _, column in values)
             order = ", ".join(text for text, _ in values)
             text = f"SELECT DISTINCT ON ({values[0][0]}) {listed} FROM {source}{where} ORDER BY {order}"
             return Query(f"SELECT * FROM ({text}) AS q", columns)
@@ -237,13 +275,13 @@ class Nested:
         return [(text, Column(name, kind)) for (text, kind), name in zip(found, names, strict=True)]
 
     def _grouped(self, source: str, sight: Sight, values: list[tuple[str, Column]], form: str) -> Query:
-        keys = [text if text not in ("7", "'x'") else str(at + 1) for at, (text, _) in enumerate(values)]
+        keys = [text if text not in CONSTANTS else str(at + 1) for at, (text, _) in enumerate(values)]
         number = self.rng.choice((*AGGREGATES, f"count(*) FILTER (WHERE {self.predicates.leaf(sight)})"))
         listed = ", ".join(f"{text} AS {column.name}" for text, column in values)
         columns = (*(column for _, column in values), Column("n", INT))
         group = ", ".join(keys)
         if form == "sets":
-            keys = [text for text, _ in values if text not in ("7", "'x'") and "AI_" not in text] or ["t.k"]
+            keys = [text for text, _ in values if text not in CONSTANTS and "AI_" not in text] or ["t.k"]
             others = [text for text, _ in values if "AI_" in text]
             rest = "".join(f", {text}" for text in others)
             first, tail = keys[0], "".join(f", {key}" for key in keys[1:])
@@ -269,6 +307,8 @@ class Nested:
     def _call(self, sight: Sight, values: list[tuple[str, Column]]) -> str:
         keys = [text for text, _ in values]
         parts = self.rng.sample(keys, self.rng.randint(1, len(keys)))
+        if keys[0] not in parts and not self.write.flag(3):
+            parts.append(keys[0])
         if self.write.flag(6):
             parts.append(self.predicates.leaf(sight))
         by = f"PARTITION BY {', '.join(parts)} " if not self.write.flag(6) else ""
@@ -305,12 +345,6 @@ class Nested:
         form = self.rng.randint(0, 7)
         text = f"SELECT {'DISTINCT ' if form == 1 else ''}{values} FROM {quoted(table.name)} AS t{where}"
         return f"({text} ORDER BY ALL LIMIT 3)" if form == 0 else text
-
-
-def _shown(query: Query) -> tuple[Column, ...]:
-    """The columns of `SELECT id, k, s`."""
-    by_name = {column.name: column for column in query.columns}
-    return by_name["id"], by_name["k"], by_name["s"]
 
 
 def _common(one: str, two: str) -> str:

@@ -101,17 +101,16 @@ class Driver:
         }
         tree = sqlglot.parse_one(text, dialect="duckdb")
         if rule == "write_by_rowid":
-            write_by_rowid.apply(tree, lambda rows: self._runs(rows))
+            write_by_rowid.apply(tree, self._columns)
             return tree.sql("duckdb")
         assert isinstance(tree, exp.Select)
         return rules[rule](tree, DuckCatalog(self.con, lambda node: node.copy())).sql("duckdb")
 
-    def _runs(self, query: exp.Expr) -> bool:
+    def _columns(self, query: exp.Expr) -> list[str] | None:
         try:
-            self.con.sql(query.sql("duckdb"))
+            return list(self.con.sql(query.sql("duckdb")).columns)
         except duckdb.Error:
-            return False
-        return True
+            return None
 
     def rows(self, text: str) -> tuple[list[str], list[tuple[object, ...]]]:
         """Columns and rows of a query, or those of t once a statement has changed it; it is rolled back."""

@@ -2,23 +2,23 @@
 
 -- The condition of a DELETE
 DELETE FROM t WHERE k = 1 AND __ai(1, s);
-DELETE FROM t WHERE "t".rowid IN (SELECT "t".rowid FROM t WHERE k = 1 AND __AI(1, s));
+DELETE FROM t WHERE rowid IN (SELECT rowid FROM t WHERE k = 1 AND __AI(1, s));
 
 -- What was deleted is returned
 DELETE FROM t WHERE __ai(1, s) RETURNING id;
-DELETE FROM t WHERE "t".rowid IN (SELECT "t".rowid FROM t WHERE __AI(1, s)) RETURNING id;
+DELETE FROM t WHERE rowid IN (SELECT rowid FROM t WHERE __AI(1, s)) RETURNING id;
 
 -- Under an alias
 DELETE FROM t AS a WHERE __ai(1, a.s) OR a.id = 3;
-DELETE FROM t AS a WHERE "a".rowid IN (SELECT "a".rowid FROM t AS a WHERE __AI(1, a.s) OR a.id = 3);
+DELETE FROM t AS a WHERE rowid IN (SELECT rowid FROM t AS a WHERE __AI(1, a.s) OR a.id = 3);
 
 -- What an UPDATE sets
 UPDATE t SET s = CASE WHEN __ai(1, s) THEN 'yes' ELSE 'no' END, k = 9 WHERE id > 1;
-UPDATE t SET s = "__w"."v0", k = 9 FROM (SELECT "t".rowid AS "r", CASE WHEN __AI(1, s) THEN 'yes' ELSE 'no' END AS "v0" FROM t WHERE id > 1) AS "__w" WHERE "t".rowid = "__w"."r";
+UPDATE t SET s = "__w"."v0", k = 9 FROM (SELECT rowid AS "r", CASE WHEN __AI(1, s) THEN 'yes' ELSE 'no' END AS "v0" FROM t WHERE id > 1) AS "__w" WHERE rowid = "__w"."r";
 
 -- Where it sets it
 UPDATE t SET k = k + 10 WHERE __ai(2, s);
-UPDATE t SET k = k + 10 FROM (SELECT "t".rowid AS "r" FROM t WHERE __AI(2, s)) AS "__w" WHERE "t".rowid = "__w"."r";
+UPDATE t SET k = k + 10 FROM (SELECT rowid AS "r" FROM t WHERE __AI(2, s)) AS "__w" WHERE rowid = "__w"."r";
 
 -- A query inside the condition is planned as it stands
 DELETE FROM t WHERE id IN (SELECT r.id FROM r WHERE __ai(1, r.w));
