@@ -7,6 +7,7 @@ memory spills as DuckDB spills. For a stage `s`:
     s              the rows of the source, numbered by __ord
     <prefix>a<n>   answers of question n by the hash of its arguments, shared by all stages
     <prefix>i<..>  distinct inputs that have no answer yet, numbered, asked in windows
+    <prefix>r<..>  rows on their way, after every few questions
 
 A stage's relation is the spooled rows with a column for each answer; it becomes a view (or, after a LIMIT, a table)
 under the stage's name with `_out`.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS = 16_384
 WINDOW_BYTES = 64 << 20
+MOST_JOINED = 4
 MAX_PAIR_ROWS = 100_000_000
 
 
@@ -86,6 +88,8 @@ class Executor:
         self._made: list[tuple[str, str]] = []
         self._answers: set[int] = set()
         self._inputs = 0
+        self._passing: list[str] = []
+        """The relation on its way through the steps of a stage, where it was spooled."""
         self._undo: list[Callable[[], None]] | None = None
         """What takes back the counts of a try, while there is one."""
         self._window = _Window(f"{prefix}w")
@@ -115,6 +119,7 @@ class Executor:
             self.spool(stage)
             base = f'SELECT * FROM "{stage.name}"'
         self._create("VIEW", _out(stage.name), self.steps(stage, stage.asks, base))
+        self._passing.clear()  # what the view reads stays until the end
 
     def spool(self, stage: Stage, most: int | None = None) -> int:
         """Number the rows of the source, at most `most` of them; how many there are."""
@@ -138,6 +143,8 @@ class Executor:
             self._create("TABLE", name, select)
         else:
             self._con.execute(f'INSERT INTO "{name}" {select}')
+        while self._passing:
+            self._drop("TABLE", self._passing.pop())
         return self._count(f'"{name}"')
 
     def drop_table(self, name: str) -> None:
@@ -145,13 +152,27 @@ class Executor:
         self._drop("TABLE", name)
 
     def steps(self, stage: Stage, steps: Sequence[Step], relation: str) -> str:
-        """The relation after `steps`; questions are asked on the way."""
+        """The relation after `steps`; questions are asked on the way. It is spooled after every few of them, or each
+        would join all the answers before it again."""
+        asked = 0
         for step in steps:
             if isinstance(step, Keep):
                 relation = f"SELECT * FROM ({relation}) AS r WHERE {sql(self.typed(step.predicate))}"
-            else:
-                relation = self.ask(stage, step, relation)
+                continue
+            if asked == MOST_JOINED:
+                relation, asked = self._spooled(relation), 0
+            relation = self.ask(stage, step, relation)
+            asked += 1
         return relation
+
+    def _spooled(self, relation: str) -> str:
+        self._inputs += 1
+        name = f"{self._prefix}r{self._inputs}"
+        self._create("TABLE", name, relation)
+        while self._passing:
+            self._drop("TABLE", self._passing.pop())
+        self._passing.append(name)
+        return f'SELECT * FROM "{name}"'
 
     @contextlib.contextmanager
     def trying(self) -> Iterator[Callable[[], None]]:
