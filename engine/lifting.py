@@ -140,6 +140,7 @@ class Lifter:
             self._qualify(select, scope)
         while mergeable and scope is not None and self._merge(select, scope, ctes):
             scope = self.catalog.scope(select, list(ctes.written))
+            self._pin(_unliftable(select), "in a lambda or in FROM")  # those that the merged query brought
         if scope is not None and mergeable:
             self._push_down(select, scope, ctes)
         if scope is not None and semi_joins.wanted(select) and self._semi_joins(select, scope, ctes):
