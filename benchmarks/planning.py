@@ -24,12 +24,10 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from sqluice.types import ModelInfo, Prompt
+from overhead import Free
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 TABLES = 10
 RELATIONAL = {
@@ -39,16 +37,6 @@ RELATIONAL = {
     "aggregate of a million rows": "SELECT i % 100, sum(i), count(DISTINCT i % 7) FROM range(1000000) r(i) GROUP BY 1",
     "result of 200,000 rows": "SELECT i, i::VARCHAR FROM range(200000) r(i)",
 }
-
-
-class Free:
-    """Says yes to every other prompt, at no cost."""
-
-    info = ModelInfo("free", revision="1")
-
-    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
-        """Float32 [n, k]."""
-        return np.tile(np.log([[0.9, 0.1], [0.1, 0.9]]), (len(prompts), 1))[: len(prompts), : len(choices)]
 
 
 def connection(**options: Any) -> Any:

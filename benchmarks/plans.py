@@ -19,16 +19,11 @@ import json
 import math
 import os
 import re
-import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from star import QUERIES, TABLES, Query
 
 from sqluice.types import ModelInfo, Prompt

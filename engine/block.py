@@ -17,8 +17,8 @@ from sqluice.optimizer.ast import (
     args_of,
     call,
     column,
+    conditions,
     conjunction,
-    conjuncts,
     has_site,
     is_pinned,
     is_site,
@@ -141,8 +141,7 @@ class BlockLifter:
 
     def _conjuncts(self) -> tuple[list[exp.Expr], list[exp.Expr]]:
         """Conjuncts of WHERE that DuckDB decides, and those that need answers, row-wise ones last."""
-        where = self.select.args.get("where")
-        parts = conjuncts(where.this if where is not None else None)
+        parts = conditions(self.select)
         asking = [part for part in parts if has_site(part)]
         slow = [part for part in parts if not has_site(part) and any(map(is_pinned, part.walk()))]
         left = {id(part) for part in [*asking, *slow]}

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlglot import exp
 
+from sqluice.engine.operators.ask import marked
 from sqluice.engine.operators.filtering import Filtering
 from sqluice.errors import NotSupportedError
 from sqluice.optimizer.ast import is_pinned, is_site, spec_of, sql
 from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pyarrow as pa
 
@@ -143,8 +144,7 @@ class Executor:
             self._create("TABLE", name, select)
         else:
             self._con.execute(f'INSERT INTO "{name}" {select}')
-        while self._passing:
-            self._drop("TABLE", self._passing.pop())
+        self._release()
         return self._count(f'"{name}"')
 
     def drop_table(self, name: str) -> None:
@@ -169,10 +169,14 @@ class Executor:
         self._inputs += 1
         name = f"{self._prefix}r{self._inputs}"
         self._create("TABLE", name, relation)
-        while self._passing:
-            self._drop("TABLE", self._passing.pop())
+        self._release()
         self._passing.append(name)
         return f'SELECT * FROM "{name}"'
+
+    def _release(self) -> None:
+        """Drop what nothing reads any more."""
+        while self._passing:
+            self._drop("TABLE", self._passing.pop())
 
     @contextlib.contextmanager
     def trying(self) -> Iterator[Callable[[], None]]:
@@ -205,7 +209,7 @@ class Executor:
     def ask(self, stage: Stage, ask: Ask, relation: str) -> str:
         """Ask about what is distinct and new in `relation`; the relation with the answers joined to it."""
         key = f"__k{ask.name}"
-        args = [f"CAST({sql(self.typed(arg))} AS VARCHAR)" for arg in ask.args]
+        args = self.texts(ask.args)
         guard = None if ask.guard is None else sql(self.typed(ask.guard))
         hashed = self.key(args)
         if guard is not None:
@@ -217,6 +221,10 @@ class Executor:
             f"SELECT r.*, a.v AS {ask.name}{error} FROM (SELECT *, {hashed} AS {key} FROM ({relation}) AS r) AS r "
             f'LEFT JOIN "{table}" AS a ON a.k = r.{key}'
         )
+
+    def texts(self, args: Iterable[exp.Expr]) -> list[str]:
+        """SQL of arguments as the texts that a question is asked about."""
+        return [f"CAST({sql(self.typed(arg))} AS VARCHAR)" for arg in args]
 
     @staticmethod
     def key(args: list[str]) -> str:
@@ -321,8 +329,9 @@ class Executor:
             n_rows = rows.column(1).to_numpy() if ask.counts else np.zeros(len(rows), np.int64)
             given = self._run.answers(number, texts, n_rows)
             self._store(inputs, table, rows.column(0), given)
-            tiers, failed = given.tiers, np.isin(np.arange(len(n_rows)), list(given.errors))
-            self._tried(partial(self._run.again, number, given.places, -n_rows, tiers, failed))
+            if self._undo is not None:
+                failed = marked(given.errors, len(n_rows))
+                self._tried(partial(self._run.again, number, given.places, -n_rows, given.tiers, failed))
             done = int(end)
 
     def _store(self, inputs: str, table: str, ids: pa.ChunkedArray, given: Given) -> None:

@@ -11,7 +11,7 @@ import duckdb
 from sqlglot import exp
 
 from sqluice.optimizer import arrange
-from sqluice.optimizer.ast import args_of, has_site, is_site, own_sites, replaced, spec_of, sql
+from sqluice.optimizer.ast import args_of, is_site, own_sites, replaced, spec_of, sql
 from sqluice.optimizer.cost import Forecast, forecast
 from sqluice.optimizer.plan import Ask, Keep, Stage
 from sqluice.optimizer.rules import order_conjuncts
@@ -109,7 +109,7 @@ def _stage(con: Any, stage: Stage, run: Run) -> dict[str, Any]:
 
 
 def _forecast(stage: Stage, run: Run, rows: int, shares: Mapping[str, Share]) -> Forecast:
-    leaves = {name: leaf for name, leaf in order_conjuncts.leaves(stage.filters).items() if has_site(leaf)}
+    leaves = order_conjuncts.asking(stage.filters)
     means = {name: share.mean for name, share in shares.items()}
     costs = {name: run.unit_cost([spec_of(site) for site in own_sites(leaf)]) for name, leaf in leaves.items()}
     return forecast(stage.filters, rows, means, costs)
@@ -117,7 +117,7 @@ def _forecast(stage: Stage, run: Run, rows: int, shares: Mapping[str, Share]) ->
 
 def _shares(stage: Stage, run: Run, shares: Mapping[str, Share], foreseen: Forecast) -> list[dict[str, Any]]:
     """Of each leaf: the share of yes answers expected, how many inputs earlier runs have seen of it, calls."""
-    leaves = order_conjuncts.leaves(stage.filters)
+    leaves = order_conjuncts.asking(stage.filters)
     found = []
     for name, share in shares.items():
         seen = round(share.inputs - PRIOR_INPUTS)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlglot import exp
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from sqluice.optimizer.scope import Catalog
+
+T = TypeVar("T")
 
 SCOPE = "scope"
 CORRELATED = "correlated"
@@ -159,11 +161,9 @@ class Lifter:
 
     def _below(self, ctes: Ctes, inner: exp.Select) -> Scope | None:
         """Qualify a subquery's select; its scope."""
-        try:
-            scope = self.catalog.scope(inner, list(ctes.written))
-        except CannotLift:
-            return None
-        self._qualify(inner, scope)
+        scope = _if_bound(lambda: self.catalog.scope(inner, list(ctes.written)))
+        if scope is not None:
+            self._qualify(inner, scope)
         return scope
 
     def _qualify(self, select: exp.Select, scope: Scope) -> None:
@@ -177,17 +177,9 @@ class Lifter:
 
     def _semi_joins(self, select: exp.Select, scope: Scope, ctes: Ctes) -> bool:
         def below(inner: exp.Select) -> Scope | None:
-            try:
-                return self.catalog.scope(inner, list(ctes.written))
-            except CannotLift:
-                return None
+            return _if_bound(lambda: self.catalog.scope(inner, list(ctes.written)))
 
-        def is_correlated(query: exp.Expr) -> bool:
-            return self.is_correlated(query, ctes)
-
-        def name() -> str:
-            return self.name("e")
-
+        is_correlated, name = partial(self.is_correlated, ctes=ctes), partial(self.name, "e")
         aggregates = self.catalog.aggregates
         return self._rule(
             semi_joins, select, lambda: semi_joins.apply(select, scope, below, is_correlated, aggregates, name)
@@ -209,17 +201,11 @@ class Lifter:
         return changed
 
     def _columns(self, query: exp.Select) -> list[str] | None:
-        try:
-            return self.catalog.outputs(query, [])
-        except CannotLift:
-            return None
+        return _if_bound(lambda: self.catalog.outputs(query, []))
 
     def _types(self, ctes: Ctes, query: exp.Expr) -> list[str] | None:
         """Types of a query's columns; None where DuckDB cannot bind it on its own."""
-        try:
-            return self.catalog.types(query, list(ctes.written))
-        except CannotLift:
-            return None
+        return _if_bound(lambda: self.catalog.types(query, list(ctes.written)))
 
     def _merge(self, select: exp.Select, scope: Scope, ctes: Ctes) -> bool:
         below, aggregates = partial(self._below, ctes), self.catalog.aggregates
@@ -292,6 +278,14 @@ class Lifter:
 
     def _pin_all(self, node: exp.Expr, reason: str) -> None:
         self._pin([found for found in node.walk() if is_site(found)], reason)
+
+
+def _if_bound(look: Callable[[], T]) -> T | None:
+    """What the catalog tells; None where DuckDB cannot bind what it is asked about on its own."""
+    try:
+        return look()
+    except CannotLift:
+        return None
 
 
 def _around(query: exp.SetOperation, name: str) -> exp.Select:

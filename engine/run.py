@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sqluice import errors
-from sqluice.engine.operators.ask import Answers, Asker, Watch, template_digest, tier_names
+from sqluice.engine.operators.ask import Answers, Asker, Watch, marked, template_digest, tier_names
 from sqluice.errors import InterruptedQueryError, ModelError
-from sqluice.optimizer.ast import has_site, own_sites, spec_of
+from sqluice.optimizer.ast import own_sites, spec_of
 from sqluice.optimizer.rules import order_conjuncts
 from sqluice.optimizer.statistics import fingerprint, prior
 from sqluice.udfs.answers import arrow_type, sql_type
@@ -203,7 +203,7 @@ class Run:
         tiers = np.array([memo.parts[part].tiers[at] for part, at in found], np.uint8)
         errors = {at: said for at, place in enumerate(found) if (said := memo.error(place)) is not None}
         values = self._array(number, [memo.value(place) for place in found])
-        failed = np.array([at in errors for at in range(len(rows))], bool)
+        failed = marked(errors, len(rows))
         self.again(number, places[~fresh], n_rows[~fresh], tiers[~fresh], failed[~fresh])
         return Given(values, errors, places, tiers)
 
@@ -258,7 +258,7 @@ class Run:
     def shares(self, stage: Stage, rows: int) -> dict[str, Share]:
         """What is expected of each leaf of a stage's filters before it runs on `rows` rows. What other revisions of a
         model said does not count, where its revision is known."""
-        leaves = {name: leaf for name, leaf in order_conjuncts.leaves(stage.filters).items() if has_site(leaf)}
+        leaves = order_conjuncts.asking(stage.filters)
         marks = {name: fingerprint(stage, leaf, self.identity) for name, leaf in leaves.items()}
         statistics = self.runner.statistics
         known = {} if statistics is None else statistics.shares(list(marks.values()))
@@ -296,7 +296,7 @@ class Run:
     def expect(self, stage: Stage, calls: dict[str, int], saving: float) -> None:
         """What a stage's filters are expected to ask, and how many times as much the written order would cost."""
         self.expected[stage.name] = Expected(calls, saving)
-        for name, leaf in order_conjuncts.leaves(stage.filters).items():
+        for name, leaf in order_conjuncts.asking(stage.filters).items():
             for number in {spec_of(site) for site in own_sites(leaf)}:
                 estimates = self.op(number).estimates
                 estimates["calls"] = estimates.get("calls", 0.0) + calls.get(name, 0)
@@ -324,8 +324,7 @@ class Run:
                 continue
             op = self._askers[number].op
             for part, n_rows in zip(memo.parts, memo.rows, strict=True):
-                failed = np.zeros(len(n_rows), bool)
-                failed[list(part.errors)] = True
+                failed = marked(part.errors, len(n_rows))
                 here = n_rows > 0
                 places = part.first + np.flatnonzero(here)
                 op.add_rows(places, n_rows[here], tier_names(part.tiers[here]), failed[here])

@@ -15,7 +15,7 @@ from sqluice.optimizer.ast import ERROR, args_of, column, is_site, own_sites, re
 from sqluice.optimizer.plan import Ask, Keep, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from sqlglot import exp
 
@@ -52,8 +52,3 @@ def questions(nodes: Sequence[exp.Expr], prefix: str) -> tuple[list[Ask], list[e
         names[key] = name
         found.append(Ask(name, spec_of(site), args, condition, wants_error=key in errors))
     return found, [answered(node) for node in nodes]
-
-
-def sites(nodes: Iterable[exp.Expr]) -> dict[str, exp.Expr]:
-    """The questions in `nodes` by their key."""
-    return {guards.key(site): site for node in nodes for site in own_sites(node)}

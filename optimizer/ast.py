@@ -106,6 +106,12 @@ def conjuncts(node: exp.Expr | None) -> list[exp.Expr]:
     return [node]
 
 
+def conditions(select: exp.Expr) -> list[exp.Expr]:
+    """The conjuncts of a WHERE; none without one."""
+    where = select.args.get("where")
+    return conjuncts(where.this if where is not None else None)
+
+
 def conjunction(parts: Iterable[exp.Expr]) -> exp.Expr | None:
     """The AND of `parts`; None for no parts."""
     found: exp.Expr | None = None

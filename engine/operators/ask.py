@@ -157,8 +157,7 @@ class Asker:
 
     def _decide(self, answers: Answers, n_rows: np.ndarray, rows: list[tuple[str, ...]]) -> None:
         """Put decisions into the trace."""
-        failed = np.zeros(len(rows), bool)
-        failed[list(answers.errors)] = True
+        failed = marked(answers.errors, len(rows))
         text = self.op.run.mode == "text"
         answers.first = self.op.add_decisions(
             answers.hashes,
@@ -312,6 +311,13 @@ class Asker:
             raise kind(f"{self.spec.function} failed on a row: {first} (ai_on_error = 'raise')")
         for said in errors.values():
             self.warned.append(said)
+
+
+def marked(errors: dict[int, str], n: int) -> np.ndarray:
+    """Bool [n]: which positions have an error."""
+    found = np.zeros(n, bool)
+    found[list(errors)] = True
+    return found
 
 
 def tier_names(tiers: np.ndarray) -> list[str] | str:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from sqluice.engine.execution import Executor
     from sqluice.engine.run import Run
-    from sqluice.optimizer.plan import Step
 
 FIRST_CHUNK = 16
 FIRST_PIECE = 64
@@ -120,13 +119,15 @@ class Filtering:
         self._stage = stage
         self._run = run
         self._leaves = order_conjuncts.leaves(stage.filters)
-        self._asked = [name for name, leaf in self._leaves.items() if has_site(leaf)]
+        self._asked = order_conjuncts.asking(stage.filters)
         parts = [part for leaf in self._leaves.values() for part in leaf.walk()]
         fixed = any(is_pinned(part) for part in parts) or any(map(is_volatile, self._leaves.values()))
         self._can_look = not fixed and bool(self._asked)
         self._has_choice = self._can_look and len(self._asked) > 1
         self._before: dict[str, Share] = {}
         self._total = 0
+        self._looked: _Look | None = None
+        """The last look, while no question was asked since."""
 
     def relation(self) -> str:
         """Spool the stage and decide its predicates; SQL of the rows that go on."""
@@ -139,7 +140,7 @@ class Filtering:
             self._pieces(name, None)
             self._learn()
         else:
-            kept = self._executor.steps(self._stage, self._steps(self._stage.filters), self._rows())
+            kept = self._decided(self._stage.filters, self._rows())
             self._learn()
             if not self._stage.asks:
                 return kept
@@ -151,8 +152,11 @@ class Filtering:
         where = f" WHERE {ORDINAL} > {start}{last}" if start or last else ""
         return f'SELECT * FROM "{self._stage.name}"{where}'
 
-    def _steps(self, predicates: tuple[exp.Expr, ...]) -> list[Step]:
-        return [*arrange.steps(predicates), *(Keep(keep) for keep in self._stage.keeps)]
+    def _decided(self, predicates: tuple[exp.Expr, ...], rows: str) -> str:
+        """The rows for which predicates, and what is evaluated row by row, are true."""
+        self._looked = None
+        steps = [*arrange.steps(predicates), *map(Keep, self._stage.keeps)]
+        return self._executor.steps(self._stage, steps, rows)
 
     def _limited(self, limit: Limit) -> str:
         """Decide growing pieces until the LIMIT is met.
@@ -181,7 +185,7 @@ class Filtering:
         end = min(total, first)
         while True:
             predicates = self._order(start) if self._has_choice else self._stage.filters
-            relation = self._executor.steps(self._stage, self._steps(predicates), self._rows(start, end))
+            relation = self._decided(predicates, self._rows(start, end))
             found = self._executor.keep(self._stage, name, relation, new=not start)
             if end >= total or (need is not None and found >= need):
                 return found
@@ -212,29 +216,34 @@ class Filtering:
             f'SELECT * FROM "{self._stage.name}" WHERE {ORDINAL} IN (SELECT {ORDINAL} FROM "{self._stage.name}" '
             f"ORDER BY hash({ORDINAL} + {seed}), {ORDINAL} LIMIT {rows})"
         )
+        self._looked = None
         for at, name in enumerate(unsure):
-            asks, _ = arrange.questions([self._leaves[name]], f"__x{at}_")
+            asks, _ = arrange.questions([self._asked[name]], f"__x{at}_")
             for ask in asks:
                 relation = self._executor.ask(self._stage, replace(ask, counts=False), relation)
 
     def _look(self) -> _Look:
         """The stage's rows as they stand, with the answers so far."""
-        for name in self._asked:
-            for site in own_sites(self._leaves[name]):
+        if self._looked is not None:
+            return self._looked
+        for leaf in self._asked.values():
+            for site in own_sites(leaf):
                 self._run.asker(spec_of(site))  # loads its model, whose revision tells what is remembered of it
         step = -(-self._total // MOST_LOOKED_AT)
         sample = self._rows() if step < 2 else f"{self._rows()} WHERE hash({ORDINAL}) % {step} = 0"
-        joins: dict[int, str] = {}
+        joins: list[str] = []
         columns = [ORDINAL]
         for at, leaf in enumerate(self._leaves.values()):
             if not has_site(leaf):
                 columns.append(f"({self._sql(leaf)})::BOOLEAN AS v{at}")
                 continue
             columns += self._columns(at, leaf, joins)
-        tables = "".join(f" LEFT JOIN {join}" for join in joins.values())
-        return self._facts(self._executor.columns(f"SELECT {', '.join(columns)} FROM ({sample}) AS r{tables}"))
+        tables = "".join(f" LEFT JOIN {join}" for join in joins)
+        found = self._executor.columns(f"SELECT {', '.join(columns)} FROM ({sample}) AS r{tables}")
+        self._looked = self._facts(found)
+        return self._looked
 
-    def _columns(self, at: int, leaf: exp.Expr, joins: dict[int, str]) -> list[str]:
+    def _columns(self, at: int, leaf: exp.Expr, joins: list[str]) -> list[str]:
         """Of a leaf: a hash of its inputs, NULL where it needs none; whether all its answers are there; its value."""
         names: dict[str, str] = {}
         inputs, there, nulls = [], [], []
@@ -243,7 +252,8 @@ class Filtering:
             site = need.site
             raw = [arg for arg in args_of(site) if not has_site(arg)]
             nested |= len(raw) < len(args_of(site))
-            texts = [f"CAST({self._sql(arg)} AS VARCHAR)" for arg in raw] or ["''"]
+            casts = self._executor.texts(raw)
+            texts = casts or ["''"]
             guard = need.guard()
             asked = "true" if guard is None or has_site(guard) else self._sql(guard)
             whole = " AND ".join([asked, *(f"({text}) IS NOT NULL" for text in texts)])
@@ -253,8 +263,7 @@ class Filtering:
                 continue
             alias = f"j{len(joins)}"
             table = self._executor.answers(spec_of(site))
-            keyed = self._executor.key([f"CAST({self._sql(arg)} AS VARCHAR)" for arg in args_of(site)])
-            joins[len(joins)] = f'"{table}" AS {alias} ON {alias}.k = {keyed}'
+            joins.append(f'"{table}" AS {alias} ON {alias}.k = {self._executor.key(casts)}')
             names[key] = alias
             there.append(f"({alias}.k IS NOT NULL OR NOT coalesce({whole}, false))")
 
@@ -295,7 +304,7 @@ class Filtering:
         if not self._can_look:
             return
         for name, seen in self._look().seen.items():
-            self._run.learn(self._stage, self._leaves[name], seen, self._total)
+            self._run.learn(self._stage, self._asked[name], seen, self._total)
 
     def _sql(self, node: exp.Expr) -> str:
         return sql(self._executor.typed(node))

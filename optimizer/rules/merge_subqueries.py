@@ -15,6 +15,7 @@ from sqlglot import exp
 
 from sqluice.optimizer.ast import (
     aggregate_calls,
+    conditions,
     conjunction,
     conjuncts,
     has_site,
@@ -113,17 +114,12 @@ def _merge(select: exp.Select, item: exp.Subquery, inner: exp.Select, scope: Sco
     if values is None or _sorts_by_constant(select, alias, values) or not expand_stars(select, scope):
         return False
     _substitute(select, alias, values)
-    where = [_renamed(part, renames) for part in conjuncts(_condition(inner))]
-    where += [part.copy() for part in conjuncts(_condition(select))]
+    where = [_renamed(part, renames) for part in conditions(inner)]
+    where += [part.copy() for part in conditions(select)]
     _splice(select, item, inner, renames)
     if where:
         select.set("where", exp.Where(this=conjunction(where)))
     return True
-
-
-def _condition(select: exp.Select) -> exp.Expr | None:
-    where = select.args.get("where")
-    return None if where is None else where.this
 
 
 def _sorts_by_constant(select: exp.Select, alias: str, values: dict[str, exp.Expr]) -> bool:

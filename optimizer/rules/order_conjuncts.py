@@ -21,7 +21,9 @@ from sqlglot import exp
 from sqluice.optimizer.ast import args_of, has_site, own_sites, sql
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    Cost = Callable[[int, np.ndarray], float]
 
 MOST_TRIED = 6
 WORTH = 0.02
@@ -69,6 +71,11 @@ def leaves(predicates: Sequence[exp.Expr]) -> dict[str, exp.Expr]:
         for part in _parts(predicate):
             found.setdefault(_name(part), part)
     return found
+
+
+def asking(predicates: Sequence[exp.Expr]) -> dict[str, exp.Expr]:
+    """The leaves that hold a question."""
+    return {name: leaf for name, leaf in leaves(predicates).items() if has_site(leaf)}
 
 
 def _name(leaf: exp.Expr) -> str:
@@ -147,9 +154,8 @@ def _best(
     return [arms[at] for at in order]
 
 
-def _tried(n: int, rows: np.ndarray, settled: list[np.ndarray], cost: object) -> list[int]:
+def _tried(n: int, rows: np.ndarray, settled: list[np.ndarray], cost: Cost) -> list[int]:
     """The cheapest order: what an arm costs depends only on which arms came before it."""
-    assert callable(cost)
     left = {0: rows}
     best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
     for done in sorted(range(1, 1 << n), key=lambda some: (some.bit_count(), some)):
@@ -164,8 +170,7 @@ def _tried(n: int, rows: np.ndarray, settled: list[np.ndarray], cost: object) ->
     return list(best[(1 << n) - 1][1])
 
 
-def _greedy(rows: np.ndarray, settled: list[np.ndarray], cost: object) -> list[int]:
-    assert callable(cost)
+def _greedy(rows: np.ndarray, settled: list[np.ndarray], cost: Cost) -> list[int]:
     open_ones, order, left = list(range(len(settled))), [], rows
     while open_ones:
         ranks = [(cost(at, left) / max(int((left & ~settled[at]).sum()), 0.5), at) for at in open_ones]

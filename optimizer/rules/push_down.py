@@ -17,11 +17,13 @@ from sqlglot import exp
 
 from sqluice.optimizer.ast import (
     aggregate_calls,
+    conditions,
     conjuncts,
     has_site,
     is_cheap,
     is_comma,
     is_pinned,
+    sources,
     sql,
     windows,
 )
@@ -30,7 +32,7 @@ from sqluice.optimizer.rules.split_blocks import group_keys, is_aggregated
 from sqluice.optimizer.scope import CannotLift, Scope, own_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     Inner = Callable[[exp.Select], Scope | None]
     Types = Callable[[exp.Expr], list[str] | None]
@@ -44,7 +46,7 @@ def apply(select: exp.Select, scope: Scope, inner_scope: Inner, types: Types, ag
     `scope` is that of `select`, which is qualified; `inner_scope` qualifies a subquery's select and gives its scope;
     `types` are those of a query's columns, None where they are not known.
     """
-    items = list(_items(select))
+    items = sources(select)
     firm = _firm(select)
     if scope.merged or not is_qualified(select, scope):
         return False
@@ -55,17 +57,10 @@ def apply(select: exp.Select, scope: Scope, inner_scope: Inner, types: Types, ag
         alias = item.args.get("alias")
         if alias is None or alias.args.get("columns") or any(item.args.get(name) for name in ("pivots", "sample")):
             continue
-        conditions = [*_own_conditions(select, item.alias, firm), *_reductions(select, item, items, firm, types)]
-        for condition in conditions:
+        known = _conditions(select)
+        for condition in [*_local(known, item.alias), *_reductions(known, item, items, firm, types)]:
             pushed |= _into(item.this, item.alias, condition, (inner_scope, types, aggregates))
     return pushed
-
-
-def _items(select: exp.Select) -> Iterator[exp.Expr]:
-    if select.args.get("from_") is not None:
-        yield select.args["from_"].this
-    for join in select.args.get("joins") or ():
-        yield join.this
 
 
 def _firm(select: exp.Select) -> set[str]:
@@ -87,8 +82,7 @@ def _firm(select: exp.Select) -> set[str]:
 
 def _conditions(select: exp.Select) -> list[exp.Expr]:
     """Cheap conjuncts that every row of the result meets: of WHERE, and of inner joins' ON."""
-    where = select.args.get("where")
-    parts = conjuncts(where.this if where is not None else None)
+    parts = conditions(select)
     joins = select.args.get("joins") or ()
     if not any(join.side for join in joins):
         for join in joins:
@@ -97,21 +91,16 @@ def _conditions(select: exp.Select) -> list[exp.Expr]:
     return [part for part in parts if is_cheap(part)]
 
 
-def _own_conditions(select: exp.Select, alias: str, firm: set[str]) -> list[exp.Expr]:
-    found = []
-    for part in _conditions(select):
-        tables = {column.table for column in own_columns(part)}
-        if tables == {alias} and alias in firm:
-            found.append(part)
-    return found
+def _local(parts: list[exp.Expr], alias: str) -> list[exp.Expr]:
+    """The conditions on one FROM item alone."""
+    return [part for part in parts if {column.table for column in own_columns(part)} == {alias}]
 
 
 def _reductions(
-    select: exp.Select, item: exp.Subquery, items: list[exp.Expr], firm: set[str], types: Types
+    parts: list[exp.Expr], item: exp.Subquery, items: list[exp.Expr], firm: set[str], types: Types
 ) -> list[exp.Expr]:
     """`item.k IN (SELECT other.c FROM other WHERE ..)` for each equality with an item that has conditions. Both columns
     have one type: `=` casts where IN does not."""
-    parts = _conditions(select)
     found: list[exp.Expr] = []
     for other in items:
         name = other.alias_or_name
@@ -119,7 +108,7 @@ def _reductions(
             continue
         if has_site(other, deep=True) or any(is_pinned(node) for node in other.walk()):
             continue
-        local = [part for part in parts if {column.table for column in own_columns(part)} == {name}]
+        local = _local(parts, name)
         keys = [pair for part in parts if (pair := _equal(part, item.alias, name)) is not None]
         if not keys or not (local or isinstance(other, exp.Subquery)):
             continue
@@ -170,8 +159,7 @@ def _into(query: exp.Expr, alias: str, condition: exp.Expr, facts: tuple[Inner, 
     new = None if values is None else _replaced(condition, alias, values)
     if new is None or not _goes_through(query, condition, alias, values or {}, aggregates):
         return False
-    where = query.args.get("where")
-    if any(sql(part) == sql(new) for part in conjuncts(where.this if where is not None else None)):
+    if any(sql(part) == sql(new) for part in conditions(query)):
         return False
     query.where(new, copy=False)
     return True

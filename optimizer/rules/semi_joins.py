@@ -16,8 +16,8 @@ from sqlglot import exp
 from sqluice.optimizer.ast import (
     aggregate_calls,
     column,
+    conditions,
     conjunction,
-    conjuncts,
     has_site,
     is_comma,
     nested_queries,
@@ -34,7 +34,7 @@ _PLAIN = {"kind", "expressions", "from_", "where", "operation_modifiers", "hint"
 
 def wanted(select: exp.Select) -> bool:
     """Whether a conjunct of WHERE is an EXISTS or IN with a question below it."""
-    return any(_inner(part) is not None for part in _conditions(select))
+    return any(_inner(part) is not None for part in conditions(select))
 
 
 def apply(
@@ -52,7 +52,7 @@ def apply(
         return False
     kept: list[exp.Expr] = []
     new: list[exp.Expr] = []
-    for part in _conditions(select):
+    for part in conditions(select):
         inner = _inner(part)
         found = None
         if inner is not None and is_correlated(inner) and _is_plain(inner, aggregates):
@@ -68,11 +68,6 @@ def apply(
     rest = conjunction([part.copy() for part in kept])
     select.set("where", None if rest is None else exp.Where(this=rest))
     return True
-
-
-def _conditions(select: exp.Select) -> list[exp.Expr]:
-    where = select.args.get("where")
-    return conjuncts(where.this if where is not None else None)
 
 
 def _inner(part: exp.Expr) -> exp.Select | None:
@@ -94,14 +89,14 @@ def _is_plain(inner: exp.Select, aggregates: frozenset[str]) -> bool:
     item = inner.args["from_"].this
     if not isinstance(item, exp.Table | exp.Subquery) or not item.alias_or_name or has_site(item, deep=True):
         return False
-    nodes = [*inner.expressions, *_conditions(inner)]
+    nodes = [*inner.expressions, *conditions(inner)]
     return not any(nested_queries(node) or aggregate_calls(node, aggregates) or windows(node) for node in nodes)
 
 
 def _join(part: exp.Expr, inner: exp.Select, scope: Scope, below: Scope, name: str) -> exp.Join | None:
     """The join in the place of `part`; None where a name cannot be told."""
     condition = part.unnest()
-    parts = [one.copy() for one in _conditions(inner)]
+    parts = [one.copy() for one in conditions(inner)]
     outer: list[exp.Expr] = []
     if isinstance(condition, exp.In):
         value = inner.expressions[0].unalias() if len(inner.expressions) == 1 else None
