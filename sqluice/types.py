@@ -84,3 +84,14 @@ class Progress:
     calls: int
     cached: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a cascade may get wrong against the oracle on every row, with probability 1 - `delta`: `recall` and
+    `precision` of yes/no answers, or the share of equal answers (`accuracy`), all strictly between 0 and 1."""
+
+    recall: float | None = None
+    precision: float | None = None
+    accuracy: float | None = None
+    delta: float = 0.05
