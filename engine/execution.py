@@ -23,7 +23,9 @@ import numpy as np
 from sqlglot import exp
 
 from sqluice.engine.operators.ask import marked
+from sqluice.engine.operators.cascade import LEAST_INPUTS, Cascading, may_pay
 from sqluice.engine.operators.filtering import Filtering
+from sqluice.engine.operators.inputs import Inputs
 from sqluice.errors import NotSupportedError
 from sqluice.optimizer.ast import is_pinned, is_site, spec_of, sql
 from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Stage
@@ -222,6 +224,22 @@ class Executor:
             f'LEFT JOIN "{table}" AS a ON a.k = r.{key}'
         )
 
+    def may_cascade(self, numbers: Iterable[int], rows: int) -> bool:
+        """Whether one of some questions may become a cascade on so many rows."""
+        found = ((self._plan.cascades.get(number), self._run.measured(number)) for number in numbers)
+        return any(cascade is not None and may_pay(cascade, rows, usd) for cascade, usd in found)
+
+    def texts_of(self, inputs: str, ids: np.ndarray, arity: int) -> list[list[str]]:
+        """The arguments of numbered inputs, one list an argument, in the order of `ids`."""
+        import pyarrow as pa
+
+        columns = ", ".join(f"i.a{at}" for at in range(arity)) or "i.id"
+        with self._window.holding(self._con, pa.table({"id": ids, "at": np.arange(len(ids))})) as name:
+            rows = self._con.sql(
+                f'SELECT {columns} FROM "{name}" AS w JOIN "{inputs}" AS i ON i.id = w.id ORDER BY w.at'
+            ).to_arrow_table()
+        return [rows.column(at).to_pylist() for at in range(arity)]
+
     def texts(self, args: Iterable[exp.Expr]) -> list[str]:
         """SQL of arguments as the texts that a question is asked about."""
         return [f"CAST({sql(self.typed(arg))} AS VARCHAR)" for arg in args]
@@ -312,6 +330,12 @@ class Executor:
         number, arity = ask.spec, len(ask.args)
         asker = self._run.asker(number)
         asker.watch.total = asker.watch.done_rows + total
+        cascade = self._plan.cascades.get(number)
+        if cascade is not None and total >= LEAST_INPUTS and number not in self._run.both_ways:
+            seed = int(self._run.settings["ai_seed"] or 0)
+            report = Cascading(self._run, number, cascade, Inputs(self, ask, inputs, table, seed)).decide()
+            self._run.cascaded(number, cascade, report)
+            return
         size = " + ".join(f"strlen(a{at})" for at in range(arity)) or "0"
         done = 0
         while done < total:
@@ -328,13 +352,14 @@ class Executor:
             texts = [rows.column(at + 2).to_pylist() for at in range(arity)]
             n_rows = rows.column(1).to_numpy() if ask.counts else np.zeros(len(rows), np.int64)
             given = self._run.answers(number, texts, n_rows)
-            self._store(inputs, table, rows.column(0), given)
+            self.store(inputs, table, rows.column(0), given)
             if self._undo is not None:
                 failed = marked(given.errors, len(n_rows))
                 self._tried(partial(self._run.again, number, given.places, -n_rows, given.tiers, failed))
             done = int(end)
 
-    def _store(self, inputs: str, table: str, ids: pa.ChunkedArray, given: Given) -> None:
+    def store(self, inputs: str, table: str, ids: pa.ChunkedArray | np.ndarray, given: Given) -> None:
+        """Put the answers to numbered inputs into the table of a question's answers."""
         import pyarrow as pa
 
         n = len(given.places)

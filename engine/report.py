@@ -12,8 +12,56 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class CascadeReport:
+    """What a cascade came to. `scorer` is what decided inputs beside the oracle, None where the oracle answered all;
+    `labels` counts what the oracle said and `nulls` the NULLs among it, `inputs` everything; both are distinct inputs.
+    Inputs with a score at or below `tau_low` were rejected and those at or above `tau_high` accepted, where the oracle
+    did not answer. `reached` is what is proven of each target. `saving` is the share of what the oracle on every input
+    would have cost, `saving_usd` the same in US dollars, machine time included, the scores paid."""
+
+    contract: str
+    label: str
+    scorer: str | None
+    inputs: int
+    labels: int
+    nulls: int = 0
+    saving_usd: float = 0.0
+    saving: float = 0.0
+    tau_low: float | None = None
+    tau_high: float | None = None
+    reached: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def delegation(self) -> float:
+        """Share of the inputs that the oracle answered."""
+        return self.labels / self.inputs if self.inputs else 0.0
+
+    def __str__(self) -> str:
+        if self.scorer is None:
+            return f"{self.label}: {self.inputs:,} inputs"
+        marks = [
+            f"{what} {value:.4f}"
+            for what, value in (("rejects up to", self.tau_low), ("accepts from", self.tau_high))
+            if value is not None
+        ]
+        proven = [f"{name} {value:.3f} proven" for name, value in self.reached.items()]
+        nulls = [f"{self.nulls:,} NULL answers left out"] if self.nulls else []
+        facts = [
+            self.label,
+            f"{self.scorer} decided {self.inputs - self.labels:,} of {self.inputs:,} inputs",
+            f"delegation {self.delegation:.3f}",
+            *marks,
+            *proven,
+            *nulls,
+            f"saves {self.saving:.0%} of the oracle on every row",
+        ]
+        return "; ".join(facts)
+
+
+@dataclass(frozen=True, slots=True)
 class OpReport:
-    """One AI operator. `calls`, `cached` and `distinct_inputs` count distinct inputs, the other counts rows;
+    """One AI operator. `calls`, `cached`, `scored` (by a cheaper model, for a cascade) and `distinct_inputs` count
+    distinct inputs, the other counts rows;
     `padding` is the share of padding among the tokens the model computed; `seconds_busy` sums batches."""
 
     function: str
@@ -28,6 +76,8 @@ class OpReport:
     tokens_out: int = 0
     padding: float = 0.0
     seconds_busy: float = 0.0
+    scored: int = 0
+    cascades: tuple[CascadeReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +109,8 @@ class Report:
         label = f", {self.label}" if self.label else ""
         lines = [f"run {self.run_id}: {self.status} in {self.seconds:.2f} s{label}"]
         lines += [f"  {name:<9} {value}" for name, value in self._facts()]
+        for op in self.operators:
+            lines += [f"  cascade   {op.function}: {one}" for one in op.cascades]
         if self.operators:
             lines += ["", *_aligned(self.operators)]
         return "\n".join([*lines, "", *self._where()])
@@ -89,9 +141,12 @@ class Report:
 
 def op_report(op: OpTrace) -> OpReport:
     """The numbers of one operator as they are now."""
-    same = ("rows_in", "rows_out", "distinct_inputs", "calls", "cached", "failed", "tokens_in", "tokens_out")
+    same = ("rows_in", "rows_out", "distinct_inputs", "calls", "cached", "failed", "tokens_in", "tokens_out", "scored")
     counts: dict[str, Any] = {name: getattr(op, name) for name in same}
-    return OpReport(op.function, op.model, padding=op.padding, seconds_busy=round(op.seconds_busy, 6), **counts)
+    cascades = tuple(op.cascades)
+    return OpReport(
+        op.function, op.model, padding=op.padding, seconds_busy=round(op.seconds_busy, 6), cascades=cascades, **counts
+    )
 
 
 def totals(ops: Sequence[OpTrace]) -> dict[str, Any]:

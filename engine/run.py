@@ -12,9 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sqluice import errors
-from sqluice.engine.operators.ask import Answers, Asker, Watch, marked, template_digest, tier_names
+from sqluice.engine.operators.ask import (
+    USD_PER_SECOND,
+    Answers,
+    Asker,
+    Watch,
+    marked,
+    measured,
+    template_digest,
+    tier_names,
+)
 from sqluice.errors import InterruptedQueryError, ModelError
 from sqluice.optimizer.ast import own_sites, spec_of
+from sqluice.optimizer.cascade.compose import Chain
+from sqluice.optimizer.cascade.constraints import told
+from sqluice.optimizer.insert_cascades import COMPOSITION
 from sqluice.optimizer.rules import order_conjuncts
 from sqluice.optimizer.statistics import fingerprint, prior
 from sqluice.udfs.answers import arrow_type, sql_type
@@ -29,17 +41,15 @@ if TYPE_CHECKING:
 
     from sqluice.config import Value
     from sqluice.engine.answer_cache import AnswerCache
-    from sqluice.engine.report import Report
+    from sqluice.engine.operators.ask import Routing
+    from sqluice.engine.report import CascadeReport, Report
     from sqluice.engine.statistics import Statistics
     from sqluice.engine.trace import OpTrace, RunTrace, Status
-    from sqluice.optimizer.plan import Stage
+    from sqluice.optimizer.plan import Cascade, Stage
     from sqluice.optimizer.statistics import Share
     from sqluice.types import Progress
     from sqluice.udfs.spec import Spec
 
-
-USD_PER_SECOND = 0.5 / 3600
-"""What a second of this machine is worth beside a model's price: that of a small server by the hour."""
 
 LEAST_SECONDS = 1e-3
 SURE_CALLS = 16
@@ -120,6 +130,11 @@ class Run:
         """Specs that stages and row-wise functions ask alike: their answers are shared."""
         self.expected: dict[str, Expected] = {}
         """By stage what its filters were expected to ask, once its rows were known."""
+        self.yes_shares: dict[int, float] = {}
+        """By the number of a question how often it is expected to say yes."""
+        self._cascades: dict[int, Cascade] = {}
+        self._chain: Chain | None = None
+        self._kept = 0
         self._learnt: dict[str, tuple[Share, float, str]] = {}
         self._cache = cache
         self._askers: dict[int, Asker] = {}
@@ -187,10 +202,25 @@ class Run:
             self._askers[number] = asker
         return self._askers[number]
 
-    def answers(self, number: int, texts: Sequence[Sequence[str]], n_rows: np.ndarray) -> Given:
-        """Answers to distinct inputs, one column an argument, that stand for int64 [n] rows each."""
+    def decided(
+        self,
+        number: int,
+        texts: Sequence[Sequence[str]],
+        n_rows: np.ndarray,
+        values: pa.Array,
+        scores: np.ndarray,
+        by: Routing,
+    ) -> Given:
+        """Answers that a cheaper tier gave to distinct inputs."""
+        answers = self.asker(number).decide(texts, n_rows, values, scores, by)
+        places = np.arange(answers.first, answers.first + len(n_rows))
+        return Given(answers.values, {}, places, answers.tiers)
+
+    def answers(self, number: int, texts: Sequence[Sequence[str]], n_rows: np.ndarray, reason: str = "exact") -> Given:
+        """Answers to distinct inputs, one column an argument, that stand for int64 [n] rows each. `reason` is why the
+        oracle is asked."""
         if number not in self.both_ways:
-            answers = self.asker(number).answer(texts, n_rows)
+            answers = self.asker(number).answer(texts, n_rows, reason)
             places = np.arange(answers.first, answers.first + len(n_rows))
             return Given(answers.values, answers.errors, places, answers.tiers)
         memo = self._memos.setdefault(number, _Memo())
@@ -279,6 +309,39 @@ class Run:
     def _revision(self, leaf: exp.Expr) -> str:
         return " ".join(self.revision(spec_of(site)) for site in own_sites(leaf))
 
+    def chain(self, cascade: Cascade) -> Chain | None:
+        """The chain that a cascade stands in, made for the first of them."""
+        if cascade.chain and self._chain is None:
+            self._chain = Chain(cascade.contract, cascade.chain)
+        return self._chain if cascade.chain else None
+
+    def kept(self, rows: int) -> None:
+        """So many rows met all predicates of a stage."""
+        self._kept = rows
+
+    def cascaded(self, number: int, cascade: Cascade, report: CascadeReport) -> None:
+        """What a question came to as a cascade."""
+        self._cascades[number] = cascade
+        self.op(number).cascades.append(report)
+
+    def _label(self) -> str:
+        """What the result can be trusted for."""
+        ran = [(one, report) for number, one in self._cascades.items() for report in self.op(number).cascades]
+        ran = [(one, report) for one, report in ran if report.scorer is not None]
+        if not ran:
+            return "exact"
+        first, report = ran[0]
+        if self._chain is not None:
+            labels = sum(report.labels for _, report in ran)
+            sure = self._chain.holds(self._kept)
+            return f"certified({report.contract}, {labels:,} labels)" if sure else "uncertified(composition)"
+        return report.label if len(ran) == 1 and first.apart is None else f"uncertified({COMPOSITION})"
+
+    def measured(self, number: int) -> float:
+        """US dollars a call of a question has cost in this run, machine time included."""
+        asker = self._askers.get(number)
+        return 0.0 if asker is None else measured(asker.op, asker.calls)
+
     def unit_cost(self, numbers: Sequence[int]) -> float:
         """US dollars a call of all these questions together, machine time included."""
         return sum(map(self._unit_cost, numbers))
@@ -315,6 +378,8 @@ class Run:
         if self._report is None:
             self._settle()
             self._learn()
+            self.trace.label = self._label()
+            self.trace.contract = "; ".join(sorted({told(one.contract) for one in self._cascades.values()})) or None
             self._report = self.trace.finish(_status(error), None if error is None else str(error))
         return self._report
 

@@ -23,6 +23,7 @@ from sqluice.engine.script import beginning
 from sqluice.errors import Error, NotSupportedError
 from sqluice.optimizer.ast import is_site, pin, spec_of
 from sqluice.optimizer.ast import sql as sql_text
+from sqluice.optimizer.insert_cascades import insert_cascades
 from sqluice.optimizer.plan import Plan
 
 if TYPE_CHECKING:
@@ -232,9 +233,11 @@ class AiStatement:
             return pinned(bound.tree), prefix
         catalog = DuckCatalog(self.con, lambda node: typed(node, bound.specs, run.sql_type, ending=PROBE))
         try:
-            return Lifter(catalog, prefix, verbose=self.verbose).lift(bound.tree), prefix
+            plan = Lifter(catalog, prefix, verbose=self.verbose).lift(bound.tree)
         except RecursionError:
             return pinned(bound.tree), prefix
+        plan.cascades = insert_cascades(plan, bound.specs, run.settings)
+        return plan, prefix
 
     def _check(self, tree: exp.Expr) -> None:
         """Bind the calls of a stored definition, so that a wrong one is refused now."""
@@ -354,7 +357,6 @@ def _refuse_later(run: Run) -> None:
     settings = run.settings
     later = {
         "ai_budget": settings["ai_budget"] is not None,
-        "ai_mode = 'cascade'": settings["ai_mode"] == "cascade",
         f"ai_workers = '{settings['ai_workers']}'": settings["ai_workers"] != "local",
         "the option budget": any(name == "budget" for spec in run.specs for name, _ in spec.options),
     }

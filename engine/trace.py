@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from sqluice.engine.report import Report, totals
+from sqluice.engine.report import CascadeReport, Report, totals
 from sqluice.engine.trace_schema import (
     TABLES,
     Labels,
@@ -55,9 +55,8 @@ if TYPE_CHECKING:
 Mode: TypeAlias = Literal["on", "off", "text"]
 Status: TypeAlias = Literal["ok", "error", "interrupted"]
 
-ASKED_TIERS = ("oracle", "proxy")
-TIERS = (*ASKED_TIERS, "cache", "head", "rule")
-_REASONS = {"oracle": "exact", "cache": "cache hit"}
+TIERS = ("oracle", "proxy", "cache", "head", "rule")
+_REASONS = {"cache": "cache hit", "rule": "rule"}
 _COUNTER = itertools.count()
 KEPT_SESSIONS = 20
 
@@ -126,6 +125,7 @@ class OpTrace:
     distinct_inputs: int = 0
     calls: int = 0
     cached: int = 0
+    scored: int = 0
     failed: int = 0
     rows_by_tier: dict[str, int] = field(default_factory=dict)
     tokens_in: int = 0
@@ -141,6 +141,7 @@ class OpTrace:
     bytes_moved: float | None = None
     bound: str = "unknown"
     batches: int = 0
+    cascades: list[CascadeReport] = field(default_factory=list)
     more_rows: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list, repr=False)
 
     @property
@@ -172,6 +173,8 @@ class OpTrace:
         n_rows: np.ndarray,
         *,
         tier: Sequence[str] | str,
+        reason: str = "exact",
+        thresholds: tuple[float, float] | None = None,
         scores: np.ndarray | None = None,
         raw_scores: np.ndarray | None = None,
         answers: pa.Array | None = None,
@@ -184,6 +187,7 @@ class OpTrace:
         """Count and record the decisions on some distinct inputs; `n_rows` is each one's multiplicity so far
         (`add_rows` adds to it). Returns the place of the first one among the operator's decisions.
 
+        `reason` is why the oracle or a tier below it decided; `thresholds` are `tau_low` and `tau_high`.
         Scores that are NaN become NULL. `errors` is keyed by position. `texts` is kept only under
         `ai_trace = 'text'`, and so are the answers of free-text functions, which may repeat a row's text.
         """
@@ -203,7 +207,11 @@ class OpTrace:
             "tier": tiers.column(),
             "score": doubles(scores, n),
             "raw_score": doubles(raw_scores, n),
-            "reason": _reasons(tiers, states).column(),
+            **{
+                name: doubles(np.full(n, value), n)
+                for name, value in zip(("tau_low", "tau_high"), thresholds or (), strict=False)
+            },
+            "reason": _reasons(tiers, states, reason).column(),
             "answer": answers if text or not self.free_text else None,
             "status": states.column(),
             "error": sparse({row: tidy(said) or "" for row, said in (errors or {}).items()}, n),
@@ -232,7 +240,7 @@ class OpTrace:
         for name in tiers.names:
             here = tiers.are(name)
             self.rows_by_tier[name] = self.rows_by_tier.get(name, 0) + int(n_rows[here].sum())
-            self.calls += int((here & sent).sum()) if name in ASKED_TIERS else 0
+            self.calls += int((here & sent).sum()) if name == "oracle" else 0
             self.cached += int(here.sum()) if name == "cache" else 0
 
     def row(self) -> dict[str, object]:
@@ -244,7 +252,13 @@ class OpTrace:
             "est_calls": self.estimates.get("calls"),
             "bytes": self.bytes_moved,
         }
-        return {**row, **tiers, **estimates, "run_id": self.run.run_id, "op": self.number}
+        labels = {
+            "contract": "; ".join(one.contract for one in self.cascades) or None,
+            "label": "; ".join(one.label for one in self.cascades) or None,
+            "scorer": "; ".join(one.scorer or "none" for one in self.cascades) or None,
+            "labels": sum(one.labels for one in self.cascades) if self.cascades else None,
+        }
+        return {**row, **tiers, **estimates, **labels, "run_id": self.run.run_id, "op": self.number}
 
 
 class RunTrace:
@@ -402,9 +416,9 @@ def _with_more(
     return batch.set_column(at, batch.schema.field(at), pa.array(n_rows, batch.schema.field(at).type))
 
 
-def _reasons(tiers: Labels, states: Labels) -> Labels:
-    """Why each row was decided as it was: by its tier, or by what kept it from being answered."""
-    names = [*(_REASONS.get(tier, tier) for tier in tiers.names), "failed", "budget"]
+def _reasons(tiers: Labels, states: Labels, reason: str) -> Labels:
+    """Why each row was decided as it was: `reason`, the cache, or what kept it from being answered."""
+    names = [*(_REASONS.get(tier, reason) for tier in tiers.names), "failed", "budget"]
     codes = np.where(states.are("failed"), len(names) - 2, tiers.codes)
     return Labels(names, np.where(states.are("capped"), len(names) - 1, codes))
 

@@ -41,7 +41,7 @@ TABLES: dict[str, dict[str, str]] = {
         "run_id": "VARCHAR",
         "op": "INTEGER",
         **dict.fromkeys(("function", "model", "revision", "template_digest"), "VARCHAR"),
-        **dict.fromkeys(("rows_in", "rows_out", "distinct_inputs", "calls", "cached"), "BIGINT"),
+        **dict.fromkeys(("rows_in", "rows_out", "distinct_inputs", "calls", "cached", "scored"), "BIGINT"),
         **dict.fromkeys(("rows_oracle", "rows_cache", "rows_proxy", "rows_head", "rows_rule"), "BIGINT"),
         **dict.fromkeys(("nulls", "failed", "tokens_in", "tokens_out", "pad_tokens"), "BIGINT"),
         **dict.fromkeys(("padding", "seconds_busy", "seconds_queue", "seconds_load", "joules"), "DOUBLE"),
@@ -49,6 +49,8 @@ TABLES: dict[str, dict[str, str]] = {
         **dict.fromkeys(("cost_usd", "flop", "bytes"), "DOUBLE"),
         "bound": "VARCHAR",
         **dict.fromkeys(("est_rows", "est_calls"), "DOUBLE"),
+        **dict.fromkeys(("contract", "label", "scorer"), "VARCHAR"),
+        "labels": "BIGINT",
     },
     "batches": {
         "run_id": "VARCHAR",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from sqlglot import exp
 
+    from sqluice.types import Contract
+
 ORDINAL = "__ord"
 
 
@@ -69,13 +71,27 @@ class Stage:
     pairs: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """A question that cheaper tiers may decide within `contract`. `forced`: whatever it is expected to save. `apart`
+    says why the contract is not one of the result; None where it is. `chain` holds the numbers of all whose predicates
+    must be true together, where there are several."""
+
+    contract: Contract
+    forced: bool
+    apart: str | None
+    chain: frozenset[int] = frozenset()
+
+
 @dataclass(slots=True)
 class Plan:
     """`statement` reads the stages by name. `rowwise` says which AI expressions stay in it and why; `fired` which
-    rules changed the plan, `changes` what they changed (rule, SQL before, SQL after) where that is wanted."""
+    rules changed the plan, `changes` what they changed (rule, SQL before, SQL after) where that is wanted.
+    `cascades` are keyed by the number of their spec."""
 
     statement: exp.Expr
     stages: list[Stage] = field(default_factory=list)
     rowwise: list[tuple[int, str]] = field(default_factory=list)
     fired: list[str] = field(default_factory=list)
     changes: list[tuple[str, str, str]] = field(default_factory=list)
+    cascades: dict[int, Cascade] = field(default_factory=dict)

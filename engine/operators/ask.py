@@ -28,11 +28,16 @@ if TYPE_CHECKING:
 
     from sqluice.config import Value
     from sqluice.engine.trace import OpTrace
+    from sqluice.types import ModelInfo
     from sqluice.udfs.spec import Spec
     from sqluice.workers.protocol import Batch
 
-ORACLE, CACHE, RULE = 0, 1, 2
-TIERS = ("oracle", "cache", "rule")
+ORACLE, CACHE, RULE, PROXY, HEAD = 0, 1, 2, 3, 4
+TIERS = ("oracle", "cache", "rule", "proxy", "head")
+
+USD_PER_SECOND = 0.5 / 3600
+"""What a second of this machine is worth beside a model's price: that of a small server by the hour."""
+
 _NAN = "model returned NaN"
 
 
@@ -60,6 +65,16 @@ class Answers:
             part[rows] for part in (self.scores, self.raw, self.tiers, self.tokens_in, self.tokens_out)
         )
         return Answers(values, scores, raw, tiers, hashes, tokens_in, tokens_out, errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Why a cheaper tier decides: a number in `TIERS`, a reason, and the thresholds, NaN where there is none."""
+
+    tier: int
+    reason: str
+    tau_low: float
+    tau_high: float
 
 
 @dataclass(slots=True)
@@ -127,9 +142,9 @@ class Asker:
         self.warned: list[str] = []
         self.calls = 0
 
-    def answer(self, columns: Sequence[Sequence[str]], n_rows: np.ndarray) -> Answers:
+    def answer(self, columns: Sequence[Sequence[str]], n_rows: np.ndarray, reason: str = "exact") -> Answers:
         """Answers to n distinct inputs without NULLs, one column an argument (none for a constant question); they are
-        decided for int64 [n] rows each.
+        decided for int64 [n] rows each. `reason` is why the oracle was asked.
 
         `OperationalError` for the first row that fails under `ai_on_error = 'raise'`; what is answered by then is in
         the cache and in the trace, as it is after an interruption.
@@ -150,12 +165,38 @@ class Asker:
             self._keep_part(error, blobs, missing, digests, n_rows, rows)
             raise
         answers = self._merged(blobs, missing, asked, digests)
-        self._decide(answers, n_rows, rows)
+        self._decide(answers, n_rows, rows, reason)
         if answers.errors:
             self._failed(answers.errors)
         return answers
 
-    def _decide(self, answers: Answers, n_rows: np.ndarray, rows: list[tuple[str, ...]]) -> None:
+    def decide(
+        self, columns: Sequence[Sequence[str]], n_rows: np.ndarray, values: pa.Array, scores: np.ndarray, by: Routing
+    ) -> Answers:
+        """Answers that a cheaper tier gave to n distinct inputs."""
+        rows: list[tuple[str, ...]] = list(zip(*columns, strict=True)) if columns else [()] * len(n_rows)
+        n, zeros = len(rows), np.zeros(len(rows), np.int32)
+        digests = [prompt_digest(self._state, row) for row in rows]
+        tiers = np.full(n, by.tier, np.uint8)
+        answers = Answers(values, scores, np.full(n, np.nan), tiers, digests, zeros, zeros)
+        self._decide(answers, n_rows, rows, by.reason, (by.tau_low, by.tau_high))
+        self.watch.done_rows += n
+        self.watch.tell()
+        return answers
+
+    def is_cached(self, columns: Sequence[Sequence[str]]) -> np.ndarray:
+        """Bool [n]: to which inputs the cache has the answer."""
+        digests = [prompt_digest(self._state, row) for row in zip(*columns, strict=True)]
+        return np.array([blob is not None for blob in self._cache.get(answer_cache.keys(self._scope, digests))], bool)
+
+    def _decide(
+        self,
+        answers: Answers,
+        n_rows: np.ndarray,
+        rows: list[tuple[str, ...]],
+        reason: str = "exact",
+        thresholds: tuple[float, float] | None = None,
+    ) -> None:
         """Put decisions into the trace."""
         failed = marked(answers.errors, len(rows))
         text = self.op.run.mode == "text"
@@ -163,6 +204,8 @@ class Asker:
             answers.hashes,
             n_rows,
             tier=tier_names(answers.tiers),
+            reason=reason,
+            thresholds=thresholds,
             scores=answers.scores,
             raw_scores=answers.raw,
             answers=answer_text(answers.values) if self.op.run.records else None,
@@ -214,10 +257,7 @@ class Asker:
         """Count what asking cost."""
         self.calls += len(asked.tokens_in) - sum(said == NOT_ASKED for said in asked.errors.values())
         self.op.add_batches(asked.batches)
-        info = self.model.info
-        tokens = [(batch.tokens_in, batch.tokens_out) for batch in asked.batches]
-        price = sum(info.price_in * came + info.price_out * went for came, went in tokens)
-        self.op.cost_usd += price / 1e6
+        self.op.cost_usd += cost(self.model.info, asked.batches)
 
     def _operate(self, rows: list[tuple[str, ...]]) -> Asked:
         spec, template, kind = self.spec, self.spec.template, self.spec.kind
@@ -311,6 +351,16 @@ class Asker:
             raise kind(f"{self.spec.function} failed on a row: {first} (ai_on_error = 'raise')")
         for said in errors.values():
             self.warned.append(said)
+
+
+def cost(info: ModelInfo, batches: Sequence[Batch]) -> float:
+    """US dollars that a model's maker takes for some micro-batches."""
+    return sum(info.price_in * batch.tokens_in + info.price_out * batch.tokens_out for batch in batches) / 1e6
+
+
+def measured(op: OpTrace, rows: int) -> float:
+    """US dollars that each of `rows` rows has cost an operator, machine time included."""
+    return (op.cost_usd + USD_PER_SECOND * op.seconds_busy) / max(rows, 1)
 
 
 def marked(errors: dict[int, str], n: int) -> np.ndarray:

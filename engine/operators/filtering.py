@@ -124,6 +124,7 @@ class Filtering:
         fixed = any(is_pinned(part) for part in parts) or any(map(is_volatile, self._leaves.values()))
         self._can_look = not fixed and bool(self._asked)
         self._has_choice = self._can_look and len(self._asked) > 1
+        self._numbers = {spec_of(site) for leaf in self._asked.values() for site in own_sites(leaf)}
         self._before: dict[str, Share] = {}
         self._total = 0
         self._looked: _Look | None = None
@@ -137,7 +138,7 @@ class Filtering:
         name = f"{self._stage.name}_kept"
         if self._has_choice:
             self._pilot()
-            self._pieces(name, None)
+            self._run.kept(self._pieces(name, None))
             self._learn()
         else:
             kept = self._decided(self._stage.filters, self._rows())
@@ -184,6 +185,8 @@ class Filtering:
         first = FIRST_PIECE if need is None else max(FIRST_CHUNK, need) if need else 0
         end = min(total, first)
         while True:
+            if need is None and self._executor.may_cascade(self._numbers, total - start):
+                end = total  # a proof is about all rows that it decides
             predicates = self._order(start) if self._has_choice else self._stage.filters
             relation = self._decided(predicates, self._rows(start, end))
             found = self._executor.keep(self._stage, name, relation, new=not start)
@@ -294,6 +297,8 @@ class Filtering:
                 inputs = _Inputs.of(*found[f"h{at}"], found[f"n{at}"][0].astype(bool), told)
                 look.seen[name] = inputs.seen()
                 mean = look.seen[name].plus(self._before[name]).mean
+                if is_site(leaf):
+                    self._run.yes_shares[spec_of(leaf)] = mean
                 look.facts[name] = inputs.leaf(told, mean, cost, look.copies, generator)
             else:
                 look.facts[name] = Leaf(np.tile(told.yes, look.copies), np.tile(told.no, look.copies))

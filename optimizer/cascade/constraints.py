@@ -12,7 +12,7 @@ M is known without asking: only the left sides need a bound. Rows whose oracle a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """`missed` FN + `wrong` FP <= `per_output` M + `per_input` N, to hold with probability 1 - `delta`."""
+    """`missed` FN + `wrong` FP <= `per_output` M + `per_input` N + `fixed`, to hold with probability 1 - `delta`."""
 
     name: str
     target: float
@@ -32,6 +32,11 @@ class Constraint:
     per_output: float
     per_input: float
     delta: float
+    fixed: float = 0.0
+
+    def less(self, taken: float, delta: float) -> Constraint:
+        """The same with `taken` rows less on the right side."""
+        return replace(self, fixed=self.fixed - taken, delta=delta)
 
     def weights(self, accepted: np.ndarray) -> np.ndarray:
         """What an error counts, float; `accepted` bool, any shape."""
@@ -49,10 +54,14 @@ class Constraint:
 
     def allowed(self, output: Any, total: float) -> Any:
         """The right side for M = `output` (a number or an array) and N = `total` rows."""
-        return self.per_output * output + self.per_input * total
+        return self.per_output * output + self.per_input * total + self.fixed
 
     def reached(self, left: float, output: float, total: float) -> float:
-        """The value of the target that a bound `left` on the left side proves."""
+        """The value of the target that a bound `left` on the left side proves; the bound itself where the target is a
+        number of rows."""
+        if self.name in ("missed", "wrong"):
+            return left
+        left -= min(self.fixed, 0.0)
         if self.name == "precision":
             return 1 - left / output if output else 1.0
         if self.name == "recall":
@@ -82,3 +91,13 @@ def constraints_of(contract: Contract) -> tuple[Constraint, ...]:
         else:
             made.append(Constraint(name, target, 1.0, 1.0, 0.0, slack, delta))
     return tuple(made)
+
+
+def told(contract: Contract) -> str:
+    """A contract in words: `recall >= 0.95, precision >= 0.95, delta 0.05`."""
+    targets = [
+        f"{name} >= {value:g}"
+        for name in ("recall", "precision", "accuracy")
+        if (value := getattr(contract, name)) is not None
+    ]
+    return ", ".join([*targets, f"delta {contract.delta:g}"])

@@ -25,10 +25,13 @@ from sqluice.optimizer.cascade.allocate import Open, chances, depths, guess_ever
 from sqluice.optimizer.cascade.betting import Bet, Wealth, draw
 from sqluice.optimizer.cascade.constraints import constraints_of
 from sqluice.optimizer.cascade.rates import bins_of, rates
+from sqluice.types import Contract
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqluice.optimizer.cascade.allocate import Plan
-    from sqluice.types import Contract
+    from sqluice.optimizer.cascade.constraints import Constraint
 
 UNKNOWN, NULL, NO, YES = -2, -1, 0, 1
 
@@ -81,7 +84,7 @@ class Learner:
 
     def __init__(
         self,
-        contract: Contract,
+        contract: Contract | Sequence[Constraint],
         generator: np.random.Generator,
         *,
         most_labels: int | None = None,
@@ -89,7 +92,7 @@ class Learner:
     ) -> None:
         """`most_labels` is a hard cap. With `matches` a label says whether the proxy's answer is the oracle's, and a
         row without one keeps the proxy's."""
-        self._constraints = constraints_of(contract)
+        self._constraints = constraints_of(contract) if isinstance(contract, Contract) else tuple(contract)
         self._generator = generator
         self._cap = most_labels
         self._matches = matches
@@ -181,13 +184,15 @@ class Learner:
         accepted = self._accepted()
         low, high = (self._scores[~labelled & side & ~np.isnan(self._scores)] for side in (~accepted, accepted))
         exact = bool(labelled.all())
+        done = all(one.allowed(self._output(), self._total()) >= 0 for one in self._constraints) if exact else None
+        certified = self._certified if done is None else done
         return Verdict(
             answers=np.where(labelled, self._labels, accepted).astype(np.int8),
             labelled=labelled,
             tau_low=float(low.max()) if len(low) else math.nan,
             tau_high=float(high.min()) if len(high) else math.nan,
-            certified=self._certified or exact,
-            reason="" if self._certified or exact else self._why_not(),
+            certified=certified,
+            reason="" if certified else self._why_not(),
             labels=self._bought(),
             nulls=int((self._labels == NULL).sum()),
             reached=self._reached(exact=exact),
@@ -196,19 +201,19 @@ class Learner:
     def _why_not(self) -> str:
         if not self._constraints:
             return "budget without targets"
+        if bool((self._labels != UNKNOWN).all()):
+            return "composition"
         return "budget" if self._cap is not None else "unfinished"
 
     def _reached(self, *, exact: bool) -> dict[str, float]:
         """What is proven of each target."""
-        if exact:
-            return {one.name: 1.0 for one in self._constraints}
-        if self._split is None:
+        if self._split is None and not exact:
             return {}
-        rows = self._started()
+        output, total = self._output(), self._total()
         found = {}
         for one, wealth in zip(self._constraints, self._wealth, strict=True):
-            left = wealth.bound(one.allowed(rows.output, rows.total) if self._certified else rows.total)
-            found[one.name] = max(0.0, one.reached(left, rows.output, rows.total))
+            left = 0.0 if exact else wealth.bound(one.allowed(output, total) if self._certified else total)
+            found[one.name] = max(0.0, one.reached(left, output, total))
         return found
 
     def _next(self) -> Wanted:
@@ -335,6 +340,11 @@ class Learner:
 
     def _bought(self) -> int:
         return int((self._labels != UNKNOWN).sum())
+
+    def _output(self) -> float:
+        """Rows in the output, as it stands."""
+        labelled = self._labels != UNKNOWN
+        return float(self._mass[np.where(labelled, self._labels == YES, self._accepted())].sum())
 
     def _total(self) -> float:
         return float(self._mass[self._labels != NULL].sum())

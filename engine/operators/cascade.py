@@ -1,0 +1,211 @@
+"""One question as a cascade: a few rows are asked of the oracle, a score is chosen by what it would save, and a learner
+decides which of the others the oracle has to see (`optimizer/cascade`).
+
+Every answer of the oracle is final and in the trace as it comes; the rows that the score decides follow at the end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sqluice.engine.operators.ask import HEAD, PROXY, USD_PER_SECOND, Routing, measured
+from sqluice.engine.operators.scoring import Scoring, judged, matches
+from sqluice.engine.report import CascadeReport
+from sqluice.errors import ModelError
+from sqluice.optimizer.cascade.constraints import constraints_of, told
+from sqluice.optimizer.cascade.learner import UNKNOWN, YES, Learner
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sqluice.engine.operators.inputs import Inputs
+    from sqluice.engine.operators.scoring import Score
+    from sqluice.engine.run import Run
+    from sqluice.optimizer.cascade.constraints import Constraint
+    from sqluice.optimizer.cascade.learner import Verdict
+    from sqluice.optimizer.plan import Cascade
+
+LEAST_INPUTS = 1000
+"""Fewer inputs than this are left to the oracle: the sample would be a good part of them."""
+
+FIRST_SAMPLE, LARGEST_SAMPLE = 200, 3200
+LARGEST_SHARE = 8
+"""The sample never grows beyond one row in so many."""
+
+WORTH = 0.9
+"""A cascade that is expected to cost more than this share of the oracle on every row is not begun."""
+
+LEAST_SECONDS = 10
+"""What is left has to keep this machine busy for so long, or cost as much, for `auto` to think of a cascade."""
+
+
+class Cascading:
+    """One question over one set of inputs."""
+
+    def __init__(self, run: Run, number: int, cascade: Cascade, inputs: Inputs) -> None:
+        self._run = run
+        self._number = number
+        self._cascade = cascade
+        self._inputs = inputs
+        self._asker = run.asker(number)
+        self._spec = run.specs[number]
+        self._seed = int(run.settings["ai_seed"] or 0)
+        self._scoring = Scoring(run, number, inputs)
+        self._chain = run.chain(cascade)
+        self._constraints = self._promised()
+        self._said = np.full(len(inputs), UNKNOWN, np.int64)
+        """The oracle's answers as numbers of choices; -1 for NULL."""
+
+    def _promised(self) -> tuple[Constraint, ...]:
+        """What this cascade has to keep, alone or with others."""
+        if self._chain is None:
+            return constraints_of(self._cascade.contract)
+        return self._chain.constraints(self._number, float(self._inputs.n_rows.sum()), self._run.yes_shares)
+
+    def decide(self) -> CascadeReport:
+        """Answer every input; what it came to."""
+        everything = np.arange(len(self._inputs))
+        self._look_up(everything)
+        sample = self._open(everything)[:FIRST_SAMPLE]
+        self._ask(sample, "sample")
+        if not self._is_worth_it():
+            return self._exact("too little is left to save")
+        try:
+            score = self._chosen(sample)
+        except ModelError as error:
+            if self._cascade.forced:
+                raise
+            self._run.warn(f"no cascade for {self._spec.function}: {error}")
+            return self._exact("no score is to be had")
+        if score is None:
+            return self._exact("no score would save enough")
+        return self._cascaded(score)
+
+    def _look_up(self, rows: np.ndarray) -> None:
+        """What the cache knows costs nothing."""
+        for window in self._inputs.windows(rows):
+            known = self._asker.is_cached(self._inputs.texts(window))
+            self._ask(window[known], "sample")
+
+    def _open(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(rows[self._said[rows] == UNKNOWN])
+
+    def _oracle_usd(self) -> float:
+        return measured(self._asker.op, self._asker.calls)
+
+    def _is_worth_it(self) -> bool:
+        return may_pay(self._cascade, len(self._open(np.arange(len(self._inputs)))) + FIRST_SAMPLE, self._oracle_usd())
+
+    def _chosen(self, sample: np.ndarray) -> Score | None:
+        """The best score, on a sample that is doubled while that pays; None where the oracle on all rows costs less."""
+        self._scoring.add(sample)
+        before: Score | None = None
+        while True:
+            left = len(self._open(np.arange(len(self._inputs))))
+            usd = self._oracle_usd()
+            score = self._scoring.best(self._said[sample], self._constraints, left, usd, self._seed)
+            gained = np.inf if before is None else before.cost - score.cost
+            bought = usd * len(sample) / 2 * max(1 - score.labels / max(left, 1), 0.0)
+            more = self._open(np.arange(len(self._inputs)))[: len(sample)]
+            if gained < bought or len(sample) * 2 > min(LARGEST_SAMPLE, len(self._inputs) / LARGEST_SHARE):
+                return score if self._pays(score, left, usd) else None
+            self._ask(more, "sample")
+            self._scoring.add(more)
+            sample = self._scoring.rows
+            before = score
+
+    def _pays(self, score: Score, left: int, usd: float) -> bool:
+        return score.labels < WORTH * left if self._cascade.forced else score.cost < WORTH * left * usd
+
+    def _cascaded(self, score: Score) -> CascadeReport:
+        sampled = self._scoring.rows[self._said[self._scoring.rows] >= 0]
+        chances = np.zeros((len(self._inputs), len(self._spec.choices)))
+        chances[sampled] = score.fitted.scores  # of models that have not seen these rows
+        others = np.setdiff1d(np.arange(len(self._inputs)), sampled)
+        chances[others] = self._scoring.scores(score, others)
+        scores, labels = judged(self._spec, chances, self._said)
+        learner = Learner(self._constraints, np.random.default_rng(self._seed), matches=matches(self._spec))
+        learner.add(scores, self._inputs.n_rows)
+        known = np.flatnonzero(self._said != UNKNOWN)
+        learner.know(known, labels[known])
+        learner.close()
+        while len(asked := learner.wanted()):
+            self._ask(asked, "uncertain")
+            learner.tell(judged(self._spec, chances[asked], self._said[asked])[1])
+        verdict = learner.verdict()
+        self._store(score, chances, scores, verdict)
+        return self._outcome(score, verdict)
+
+    def _ask(self, rows: np.ndarray, reason: str) -> None:
+        """Ask the oracle about some inputs."""
+        for window in self._inputs.windows(rows):
+            self._run.runner.stop()
+            given = self._run.answers(self._number, self._inputs.texts(window), self._inputs.n_rows[window], reason)
+            self._inputs.store(window, given)
+            self._said[window] = self._numbers(given.values)
+
+    def _exact(self, why: str) -> CascadeReport:
+        """The oracle answers what is left."""
+        self._ask(self._open(np.arange(len(self._inputs))), "exact")
+        if self._chain is not None:
+            self._chain.settle(self._number, {}, certified=True)
+        n = len(self._inputs)
+        return CascadeReport(told(self._cascade.contract), f"exact ({why})", None, n, n)
+
+    def _store(self, score: Score, chances: np.ndarray, scores: np.ndarray, verdict: Verdict) -> None:
+        """Keep what the score decides."""
+        tier = HEAD if score.name == "head" else PROXY
+        by = Routing(tier, "score", verdict.tau_low, verdict.tau_high)
+        for window in self._inputs.windows(np.flatnonzero(~verdict.labelled)):
+            self._run.runner.stop()
+            values = self._values(chances[window], verdict.answers[window] == YES)
+            n_rows = self._inputs.n_rows[window]
+            given = self._run.decided(self._number, self._inputs.texts(window), n_rows, values, scores[window], by)
+            self._inputs.store(window, given)
+
+    def _numbers(self, values: pa.Array) -> np.ndarray:
+        """Answers as numbers of choices, -1 for NULL."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if self._spec.returns == "BOOLEAN":
+            found: Any = pc.if_else(values, 0, 1)
+        else:
+            found = pc.index_in(values, pa.array(self._spec.choices))
+        return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+
+    def _values(self, chances: np.ndarray, accepted: np.ndarray) -> pa.Array:
+        """The answers of the score."""
+        import pyarrow as pa
+
+        if self._spec.returns == "BOOLEAN":
+            return pa.array(accepted)
+        return pa.array(self._spec.choices).take(pa.array(chances.argmax(axis=1)))
+
+    def _outcome(self, score: Score, verdict: Verdict) -> CascadeReport:
+        n, usd = len(self._inputs), self._oracle_usd()
+        if self._chain is not None:
+            self._chain.settle(self._number, verdict.reached, certified=verdict.certified)
+        contract = told(self._cascade.contract)
+        sure = verdict.certified
+        label = f"certified({contract}, {verdict.labels:,} labels)" if sure else f"uncertified({verdict.reason})"
+        return CascadeReport(
+            contract,
+            label,
+            score.name,
+            n,
+            verdict.labels,
+            nulls=verdict.nulls,
+            saving_usd=(n - verdict.labels) * usd - self._scoring.usd,
+            saving=1 - (verdict.labels * usd + self._scoring.usd) / (n * usd) if usd else 0.0,
+            tau_low=None if np.isnan(verdict.tau_low) else verdict.tau_low,
+            tau_high=None if np.isnan(verdict.tau_high) else verdict.tau_high,
+            reached=verdict.reached,
+        )
+
+
+def may_pay(cascade: Cascade, inputs: int, oracle_usd: float) -> bool:
+    """Whether so many inputs, at so much each, are worth the thought of a cascade."""
+    return inputs >= LEAST_INPUTS and (cascade.forced or inputs * oracle_usd >= LEAST_SECONDS * USD_PER_SECOND)

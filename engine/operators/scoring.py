@@ -1,0 +1,213 @@
+"""Scores for the rows of a cascade: from embeddings of their texts, from a cheaper model, or from both.
+
+Candidates are fitted on a sample that has labels, cross-fitted, and compared by what they would save. Rows are scored
+window by window, so that embeddings are never held for more than one of them and the sample.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sqluice.engine.operators.ask import Watch, cost, measured
+from sqluice.optimizer.cascade import head
+from sqluice.optimizer.cascade.forecast import forecast
+from sqluice.types import Prompt
+from sqluice.udfs.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqluice.engine.operators.inputs import Inputs
+    from sqluice.engine.run import Run
+    from sqluice.engine.trace import OpTrace
+    from sqluice.optimizer.cascade.constraints import Constraint
+    from sqluice.optimizer.cascade.head import Fitted
+    from sqluice.workers.protocol import Asked
+
+_COMPARED = 2
+"""Arguments that are embedded apart; more are embedded as one text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A fitted candidate. `name` is `head`, `proxy` or `head and proxy`; `labels` is what a cascade by it would buy,
+    `cost` what that and the scores cost in US dollars."""
+
+    name: str
+    fitted: Fitted
+    labels: float
+    cost: float
+
+
+class Scoring:
+    """The candidates of one question."""
+
+    def __init__(self, run: Run, number: int, inputs: Inputs) -> None:
+        self._run = run
+        self._inputs = inputs
+        self._spec = run.specs[number]
+        proxy = run.settings["ai_proxy"]
+        self._embedder = _Embedder(run, self._spec)
+        self._proxy = None if proxy in (None, run.uri(self._spec)) else _Proxy(run, str(proxy), self._spec)
+        self.rows = np.zeros(0, np.int64)
+        """The sample, int [m]."""
+        self._features: list[np.ndarray] = []
+        self._chances: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        """More rows of the sample."""
+        self.rows = np.concatenate([self.rows, rows])
+        for window in self._inputs.windows(rows):
+            texts = self._inputs.texts(window)
+            self._features.append(self._embedder.features(texts))
+            if self._proxy is not None:
+                self._chances.append(self._proxy.chances(texts))
+
+    def best(
+        self, said: np.ndarray, constraints: Sequence[Constraint], left: int, oracle_usd: float, seed: int
+    ) -> Score:
+        """The candidate that costs least for `left` more rows; `said` int [m] are the labels of the sample, as numbers
+        of choices, -1 for NULL."""
+        known = np.flatnonzero(said >= 0)
+        features = np.concatenate(self._features)
+        proxy = np.concatenate(self._chances) if self._chances else None
+        found = []
+        for name, usd in self._candidates():
+            fitted = head.fit(
+                None if name == "proxy" else features[known],
+                said[known],
+                len(self._spec.choices),
+                proxy=None if name == "head" or proxy is None else proxy[known],
+                generator=np.random.default_rng(seed),
+            )
+            seen = judged(self._spec, fitted.scores, said[known])
+            labels = forecast(*seen, constraints, left, matches=matches(self._spec))
+            found.append(Score(name, fitted, labels, left * usd + labels * oracle_usd))
+        return min(found, key=lambda one: one.cost)
+
+    def scores(self, score: Score, rows: np.ndarray) -> np.ndarray:
+        """Probabilities of the choices, float64 [n, k], NaN where a row could not be scored."""
+        found = []
+        for window in self._inputs.windows(rows):
+            self._run.runner.stop()
+            texts = self._inputs.texts(window)
+            features = None if score.name == "proxy" else self._embedder.features(texts)
+            chances = self._proxy.chances(texts) if self._proxy is not None and score.name != "head" else None
+            found.append(score.fitted.predict(features, chances))
+        return np.concatenate(found) if found else np.zeros((0, len(self._spec.choices)))
+
+    @property
+    def usd(self) -> float:
+        """US dollars that scores have cost, machine time included."""
+        return self._embedder.usd + (0.0 if self._proxy is None else self._proxy.usd)
+
+    def _candidates(self) -> list[tuple[str, float]]:
+        """Names, and US dollars a row."""
+        head_usd = self._embedder.usd_per_row
+        if self._proxy is None:
+            return [("head", head_usd)]
+        proxy_usd = self._proxy.usd_per_row
+        return [("head", head_usd), ("proxy", proxy_usd), ("head and proxy", head_usd + proxy_usd)]
+
+
+def judged(spec: Spec, chances: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a learner sees: scores float64 [n], and labels int [n]. Of yes/no answers the probability of yes; of others
+    the confidence in the best choice, and whether that is the oracle's."""
+    if spec.returns == "BOOLEAN":
+        return chances[:, 0], np.where(said < 0, said, said == 0)
+    unscored = np.isnan(chances).any(axis=1)
+    best = np.where(unscored[:, None], 0.0, chances).argmax(axis=1)
+    confidence = np.where(unscored, np.nan, chances[np.arange(len(best)), best])
+    return confidence, np.where(said < 0, said, said == best)
+
+
+def matches(spec: Spec) -> bool:
+    """Whether a row is judged by whether its best choice is right, not by which of two it is."""
+    return spec.returns != "BOOLEAN"
+
+
+class _Source:
+    """A model that scores are made from: an operator of its own in the trace, and what a row of it costs."""
+
+    def __init__(self, run: Run, spec: Spec, function: str) -> None:
+        self._run = run
+        self._spec = spec
+        self._function = function
+        self._op: OpTrace | None = None
+        self._rows = 0
+
+    def _started(self) -> tuple[Any, OpTrace]:
+        """The model, loaded now if need be, and its operator."""
+        started = time.monotonic()
+        model = self._run.model(self._spec)
+        if self._op is None:
+            revision = str(getattr(model.info, "revision", ""))
+            self._op = self._run.trace.operator(self._function, self._run.uri(self._spec), revision, "")
+            self._op.seconds_load = time.monotonic() - started
+        return model, self._op
+
+    def _watch(self) -> Watch:
+        return Watch(self._run.runner.stop, self._run.runner.progress, self._function)
+
+    def _charge(self, asked: Asked, model: Any) -> None:
+        assert self._op is not None
+        self._rows += len(asked.tokens_in)
+        self._op.scored += len(asked.tokens_in)
+        self._op.add_batches(asked.batches)
+        self._op.cost_usd += cost(model.info, asked.batches)
+
+    @property
+    def usd(self) -> float:
+        """US dollars so far, machine time included."""
+        return 0.0 if self._op is None else measured(self._op, 1)
+
+    @property
+    def usd_per_row(self) -> float:
+        """US dollars a row."""
+        return self.usd / max(self._rows, 1)
+
+
+class _Embedder(_Source):
+    """Embeddings of the arguments. Two arguments are compared feature by feature."""
+
+    def __init__(self, run: Run, spec: Spec) -> None:
+        uri = str(run.settings["ai_embedder"])
+        super().__init__(run, Spec("AI_EMBED", "embed", "FLOAT[]", model=uri), f"{spec.function} head")
+
+    def features(self, texts: list[list[str]]) -> np.ndarray:
+        """Float32 [n, d], NaN in rows that could not be embedded."""
+        sides = texts if len(texts) <= _COMPARED else [["\n".join(row) for row in zip(*texts, strict=True)]]
+        found = [self._embedded(side) for side in sides]
+        if len(found) == _COMPARED:
+            found += [found[0] * found[1], np.abs(found[0] - found[1])]
+        return np.concatenate(found, axis=1)
+
+    def _embedded(self, texts: list[str]) -> np.ndarray:
+        model, _ = self._started()
+        asked = self._run.runner.pool.embed(model, texts, self._watch(), width=self._run.dimension(self._spec) or 0)
+        self._charge(asked, model)
+        return np.asarray(asked.values, np.float32)
+
+
+class _Proxy(_Source):
+    """What a cheaper model says."""
+
+    def __init__(self, run: Run, uri: str, spec: Spec) -> None:
+        super().__init__(run, replace(spec, model=uri), f"{spec.function} proxy")
+
+    def chances(self, texts: list[list[str]]) -> np.ndarray:
+        """Float64 [n, k] probabilities of the choices, NaN in rows without an answer."""
+        model, _ = self._started()
+        spec = self._spec
+        prompts = [Prompt(spec.template, row, "", spec.kind) for row in zip(*texts, strict=True)]
+        asked = self._run.runner.pool.score(model, prompts, spec.choices, self._watch())
+        self._charge(asked, model)
+        values: Any = asked.values
+        logs = np.asarray(values, np.float64)
+        with np.errstate(invalid="ignore"):
+            weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+            return np.asarray(weights / weights.sum(axis=1, keepdims=True))

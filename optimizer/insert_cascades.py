@@ -1,0 +1,114 @@
+"""Says which questions of a plan may be cascades, under which contract, and whether the result inherits their proof.
+
+    WHERE AI_FILTER(x)                    ->  a cascade with recall and precision; the result has the same
+    SELECT AI_CLASSIFY(x, labels)         ->  a cascade with accuracy; so has the column
+    WHERE NOT AI_FILTER(x), count(*), ..  ->  a cascade that keeps its own contract; none for the result
+
+Questions that ask for text, numbers or several labels, and those that are evaluated row by row, go to the oracle.
+Statements that change or remove rows are cascaded only where that was asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from sqluice.optimizer.ast import is_pinned, is_site, own_sites, spec_of
+from sqluice.optimizer.plan import Cascade
+from sqluice.types import Contract
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqluice.config import Value
+    from sqluice.optimizer.plan import Plan, Stage
+    from sqluice.udfs.spec import Spec
+
+COMPOSITION = "composition"
+_ANY = (exp.Update, exp.Delete, exp.Merge)
+
+
+def insert_cascades(plan: Plan, specs: Sequence[Spec], settings: Mapping[str, Value]) -> dict[int, Cascade]:
+    """The cascades of a plan by the number of their spec."""
+    mode = settings["ai_mode"]
+    if mode == "exact" or (mode == "auto" and isinstance(plan.statement, _ANY)):
+        return {}
+    asked = _asked(plan)
+    found = {}
+    for number in sorted(asked):
+        contract = contract_of(specs[number], settings)
+        if contract is not None:
+            found[number] = Cascade(contract, forced=mode == "cascade", apart=_apart(plan, number))
+    if len(found) < 2:
+        return found
+    contracts = {one.contract for one in found.values()}
+    together = len(contracts) == 1 and all(one.apart is None for one in found.values())
+    if together and all(one.contract.recall for one in found.values()) and not plan.stages[0].asks:
+        return {number: replace(one, chain=frozenset(found)) for number, one in found.items()}
+    return {number: replace(one, apart=COMPOSITION) for number, one in found.items()}
+
+
+def contract_of(spec: Spec, settings: Mapping[str, Value]) -> Contract | None:
+    """The contract of a question; None where it has none, since only the oracle can answer it."""
+    if spec.operation != "score" or spec.grades is not None or spec.multi:
+        return None
+    given = dict(spec.options)
+
+    def value(name: str) -> float:
+        return float(given.get(name, settings[f"ai_{name}"]) or 0)
+
+    if spec.returns == "BOOLEAN" and "accuracy" not in given:
+        return Contract(recall=value("recall"), precision=value("precision"), delta=value("delta"))
+    if spec.returns in ("BOOLEAN", "VARCHAR"):
+        return Contract(accuracy=value("accuracy"), delta=value("delta"))
+    return None
+
+
+def _asked(plan: Plan) -> set[int]:
+    """Specs that only stages ask about."""
+    trees: list[exp.Expr] = [plan.statement]
+    asked: set[int] = set()
+    for stage in plan.stages:
+        trees += [stage.source, *stage.keeps]
+        if stage.pairs or stage.limit is not None:
+            trees += stage.filters
+            continue
+        asked |= {spec_of(site) for predicate in stage.filters for site in own_sites(predicate)}
+        asked |= {ask.spec for ask in stage.asks}
+    rowwise = {spec_of(node) for tree in trees for node in tree.walk() if is_pinned(node)}
+    return asked - rowwise
+
+
+def _apart(plan: Plan, number: int) -> str | None:
+    """Why the result does not inherit the contract of a question; None where it does."""
+    here = [stage for stage in plan.stages if _asks(stage, number)]
+    if len(here) != 1 or len(plan.stages) != 1 or not _passes_on(plan.statement, here[0].name):
+        return COMPOSITION
+    stage = here[0]
+    in_filters = any(spec_of(site) == number for one in stage.filters for site in own_sites(one))
+    in_asks = any(ask.spec == number for ask in stage.asks)
+    alone = all(is_site(one) for one in stage.filters if any(spec_of(site) == number for site in own_sites(one)))
+    return None if in_filters != in_asks and (in_asks or alone) else COMPOSITION
+
+
+def _asks(stage: Stage, number: int) -> bool:
+    sites = [spec_of(site) for predicate in stage.filters for site in own_sites(predicate)]
+    return number in sites or any(ask.spec == number for ask in stage.asks)
+
+
+def _passes_on(statement: exp.Expr, stage: str) -> bool:
+    """Whether each row of the stage becomes one row of the result, and nothing else does."""
+    select = statement.expression if isinstance(statement, exp.Create | exp.Insert) else statement
+    if isinstance(select, exp.Subquery):
+        select = select.this
+    if not isinstance(select, exp.Select):
+        return False
+    changing = ("joins", "where", "group", "having", "qualify", "distinct", "limit", "offset", "laterals", "sample")
+    source = select.args.get("from_") or select.args.get("from")
+    table = None if source is None else source.this
+    if any(select.args.get(name) for name in changing) or not isinstance(table, exp.Table) or table.name != stage:
+        return False
+    inner = (exp.AggFunc, exp.Window, exp.Subquery, exp.Unnest, exp.Explode)
+    return next(select.find_all(*inner), None) is None
