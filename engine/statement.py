@@ -25,6 +25,7 @@ from sqluice.optimizer.ast import is_site, pin, spec_of
 from sqluice.optimizer.ast import sql as sql_text
 from sqluice.optimizer.insert_cascades import insert_cascades
 from sqluice.optimizer.plan import Plan
+from sqluice.udfs.contract import contract_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -236,7 +237,10 @@ class AiStatement:
             plan = Lifter(catalog, prefix, verbose=self.verbose).lift(bound.tree)
         except RecursionError:
             return pinned(bound.tree), prefix
-        plan.cascades = insert_cascades(plan, bound.specs, run.settings)
+        if run.settings["ai_mode"] != "exact":
+            found = ((number, contract_of(spec, run.settings)) for number, spec in enumerate(bound.specs))
+            contracts = {number: contract for number, contract in found if contract is not None}
+            plan.cascades = insert_cascades(plan, contracts, forced=run.settings["ai_mode"] == "cascade")
         return plan, prefix
 
     def _check(self, tree: exp.Expr) -> None:

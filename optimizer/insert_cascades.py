@@ -17,53 +17,32 @@ from sqlglot import exp
 
 from sqluice.optimizer.ast import is_pinned, is_site, own_sites, spec_of
 from sqluice.optimizer.plan import Cascade
-from sqluice.types import Contract
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from sqluice.config import Value
     from sqluice.optimizer.plan import Plan, Stage
-    from sqluice.udfs.spec import Spec
+    from sqluice.types import Contract
 
 COMPOSITION = "composition"
-_ANY = (exp.Update, exp.Delete, exp.Merge)
+_CHANGES = (exp.Update, exp.Delete, exp.Merge)
 
 
-def insert_cascades(plan: Plan, specs: Sequence[Spec], settings: Mapping[str, Value]) -> dict[int, Cascade]:
-    """The cascades of a plan by the number of their spec."""
-    mode = settings["ai_mode"]
-    if mode == "exact" or (mode == "auto" and isinstance(plan.statement, _ANY)):
+def insert_cascades(plan: Plan, contracts: Mapping[int, Contract], *, forced: bool) -> dict[int, Cascade]:
+    """The cascades of a plan by the number of their spec; `contracts` are those of specs that may be cascades."""
+    if not forced and isinstance(plan.statement, _CHANGES):
         return {}
-    asked = _asked(plan)
-    found = {}
-    for number in sorted(asked):
-        contract = contract_of(specs[number], settings)
-        if contract is not None:
-            found[number] = Cascade(contract, forced=mode == "cascade", apart=_apart(plan, number))
+    found = {
+        number: Cascade(contracts[number], forced=forced, apart=_apart(plan, number))
+        for number in sorted(_asked(plan) & contracts.keys())
+    }
     if len(found) < 2:
         return found
-    contracts = {one.contract for one in found.values()}
-    together = len(contracts) == 1 and all(one.apart is None for one in found.values())
+    different = {one.contract for one in found.values()}
+    together = len(different) == 1 and all(one.apart is None for one in found.values())
     if together and all(one.contract.recall for one in found.values()) and not plan.stages[0].asks:
         return {number: replace(one, chain=frozenset(found)) for number, one in found.items()}
     return {number: replace(one, apart=COMPOSITION) for number, one in found.items()}
-
-
-def contract_of(spec: Spec, settings: Mapping[str, Value]) -> Contract | None:
-    """The contract of a question; None where it has none, since only the oracle can answer it."""
-    if spec.operation != "score" or spec.grades is not None or spec.multi:
-        return None
-    given = dict(spec.options)
-
-    def value(name: str) -> float:
-        return float(given.get(name, settings[f"ai_{name}"]) or 0)
-
-    if spec.returns == "BOOLEAN" and "accuracy" not in given:
-        return Contract(recall=value("recall"), precision=value("precision"), delta=value("delta"))
-    if spec.returns in ("BOOLEAN", "VARCHAR"):
-        return Contract(accuracy=value("accuracy"), delta=value("delta"))
-    return None
 
 
 def _asked(plan: Plan) -> set[int]:
