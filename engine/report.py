@@ -53,7 +53,9 @@ class CascadeReport:
             *marks,
             *proven,
             *nulls,
-            f"saves {self.saving:.0%} of the oracle on every row",
+            f"saves {self.saving:.0%} of the oracle on every row"
+            if self.saving > 0
+            else "costs more than the oracle on every row",
         ]
         return "; ".join(facts)
 

@@ -1,0 +1,343 @@
+"""Cascades from SQL: contracts kept, what is reported, what is never cascaded."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import sqluice
+from sqluice.errors import Error
+from sqluice.types import ModelInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sqluice import Connection
+    from sqluice.types import Prompt
+
+ROWS = 4000
+BLUR = 0.06
+POSITIVE = "AI_FILTER(PROMPT('is {0} positive?', s))"
+
+
+def values(text: str) -> np.ndarray:
+    """The numbers in a text."""
+    return np.array([float(one) for one in re.findall(r"0\.\d+", text)])
+
+
+def noise(text: str) -> float:
+    """A number around 0 that depends on the text."""
+    return float(np.random.default_rng(zlib.crc32(text.encode())).normal())
+
+
+@dataclass
+class Model:
+    """Says yes where the number asked about exceeds a mark, a little blurred; counts what it is asked."""
+
+    price: float = 0.0
+    seconds: float = 0.0
+    fails: Callable[[str], bool] = lambda _text: False
+    mark: float = 0.6
+    asked: list[str] = field(default_factory=list)
+    info: ModelInfo = field(default_factory=lambda: ModelInfo(name="oracle", revision="1"))
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+        """Log-probabilities; NaN for rows that fail."""
+        self.asked += [prompt.args[0] for prompt in prompts]
+        found = np.full((len(prompts), len(choices)), np.log(0.02), np.float32)
+        for at, prompt in enumerate(prompts):
+            found[at, self.choice(prompt, len(choices))] = np.log(0.97)
+            if self.fails(prompt.args[0]):
+                found[at] = np.nan
+        return found
+
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Six tokens for every prompt."""
+        return [6] * len(prompts)
+
+    def choice(self, prompt: Prompt, k: int) -> int:
+        """Which choice is right: of two the first where the number is high, of more by its size."""
+        which = 1 if "second" in prompt.template else 0
+        value = float(values(prompt.args[0])[which] + BLUR * noise(prompt.args[0]))
+        return int(value <= self.mark) if k == 2 else int(np.clip(value * k, 0, k - 1))
+
+
+class Embedder:
+    """Directions that turn with the numbers in a text."""
+
+    info = ModelInfo(name="embedder", revision="1")
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Float32 [n, 8], unit norm."""
+        rows = []
+        for text in texts:
+            u = np.resize(values(text), 2) if len(values(text)) else np.zeros(2)
+            rows.append([*np.cos(np.pi * u), *np.sin(np.pi * u), *np.cos(2 * np.pi * u), *np.sin(2 * np.pi * u)])
+        found = np.array(rows, np.float32)
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
+
+
+class Proxy(Model):
+    """A score of its own for each text."""
+
+    def __init__(self, score: Callable[[str], float]) -> None:
+        super().__init__(info=ModelInfo(name="proxy", revision="1"))
+        self.rule = score
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+        """Log-probabilities by the rule."""
+        self.asked += [prompt.args[0] for prompt in prompts]
+        yes = np.array([self.rule(prompt.args[0]) for prompt in prompts])
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(np.stack([yes, 1 - yes], axis=1)), np.float32)
+
+
+@pytest.fixture
+def oracle() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def con(oracle: Model) -> Iterator[Connection]:
+    connection = sqluice.connect(ai_cache="off", ai_mode="cascade", ai_oracle="oracle", ai_embedder="embedder")
+    connection.register_model("oracle", oracle)
+    connection.register_model("embedder", Embedder())
+    generator = np.random.default_rng(5)
+    rows = [
+        f"({at}, 'item 0.{a:06d} and 0.{b:06d}')" for at, (a, b) in enumerate(generator.integers(1, 10**6, (ROWS, 2)))
+    ]
+    connection.cursor().execute(f"CREATE TABLE t AS SELECT * FROM (VALUES {', '.join(rows)}) AS v(id, s)")
+    yield connection
+    connection.close()
+
+
+def run(con: Connection, sql: str) -> tuple[list[Any], Any]:
+    """Rows and report."""
+    cursor = con.cursor()
+    cursor.execute(sql)
+    return (cursor.fetchall() if cursor.description else []), cursor.report
+
+
+def exact(con: Connection, sql: str) -> set[Any]:
+    """What the oracle on every row gives."""
+    cursor = con.cursor()
+    cursor.execute("SET ai_mode = 'exact'")
+    rows = set(cursor.execute(sql).fetchall())
+    cursor.execute("SET ai_mode = 'cascade'")
+    return rows
+
+
+def quality(found: set[Any], true: set[Any]) -> tuple[float, float]:
+    """Recall and precision."""
+    return len(found & true) / len(true), len(found & true) / len(found)
+
+
+def test_a_filter_keeps_its_contract_with_fewer_calls(con: Connection, oracle: Model) -> None:
+    sql = f"SELECT id FROM t WHERE {POSITIVE}"
+    rows, report = run(con, sql)
+    assert len(oracle.asked) == len(set(oracle.asked)) == report.calls < 0.6 * ROWS
+    recall, precision = quality(set(rows), exact(con, sql))
+    assert recall >= 0.95
+    assert precision >= 0.95
+    assert re.fullmatch(r"certified\(recall >= 0.95, precision >= 0.95, delta 0.05, [\d,]+ labels\)", report.label)
+    (cascade,) = report.operators[0].cascades
+    assert cascade.scorer == "head"
+    assert cascade.labels == report.calls
+    assert cascade.tau_low < cascade.tau_high
+    assert min(cascade.reached.values()) >= 0.95
+    assert report.rows_by_tier["head"] + report.rows_by_tier["oracle"] == ROWS
+    assert "delegation" in str(report)
+
+
+def test_decisions_replay_to_the_answers(con: Connection) -> None:
+    rows, report = run(con, f"SELECT id, {POSITIVE} AS yes FROM t")
+    told = f"FROM ai.decisions WHERE run_id = '{report.run_id}' AND op = 0"
+    counted, _ = run(con, f"SELECT tier, reason, sum(n_rows)::INTEGER {told} GROUP BY ALL")
+    assert {tier for tier, _, _ in counted} == {"oracle", "head"}
+    assert {reason for _, reason, _ in counted} == {"sample", "uncertain", "score"}
+    assert sum(n for *_, n in counted) == ROWS
+    wrong, _ = run(
+        con,
+        f"SELECT count(*) {told} AND tier = 'head' AND (answer = 'true') <> (score >= tau_high) "
+        "OR NOT (score >= tau_high OR score <= tau_low)",
+    )
+    assert wrong == [(0,)]
+    yes, _ = run(con, f"SELECT sum(n_rows)::INTEGER {told} AND answer = 'true'")
+    assert yes == [(sum(1 for _, told_yes in rows if told_yes),)]
+
+
+def test_one_label_of_several(con: Connection) -> None:
+    sql = "SELECT id, AI_CLASSIFY(s, ['low', 'middle', 'high']) FROM t"
+    rows, report = run(con, sql)
+    true = exact(con, sql)
+    assert len(set(rows) & true) / ROWS >= 0.95
+    assert report.label.startswith("certified(accuracy >= 0.95")
+    assert report.calls < 0.8 * ROWS
+
+
+def test_targets_of_a_call(con: Connection) -> None:
+    options = "{'recall': 0.8, 'precision': 0.7, 'delta': 0.1}"
+    rows, report = run(con, f"SELECT id FROM t WHERE AI_FILTER(PROMPT('is {{0}} positive?', s), {options})")
+    assert report.label.startswith("certified(recall >= 0.8, precision >= 0.7, delta 0.1")
+    _, strict = run(con, f"SELECT id FROM t WHERE {POSITIVE}")
+    assert report.calls < strict.calls
+    assert rows
+
+
+def test_accuracy_of_a_filter(con: Connection) -> None:
+    sql = "SELECT id, AI_FILTER(PROMPT('is {0} positive?', s), {'accuracy': 0.9}) FROM t"
+    rows, report = run(con, sql)
+    assert report.label.startswith("certified(accuracy >= 0.9")
+    assert len(set(rows) & exact(con, sql)) / ROWS >= 0.9
+
+
+def test_the_order_of_rows_changes_nothing(con: Connection) -> None:
+    sql = f"SELECT id, {POSITIVE} FROM t"
+    first, report = run(con, sql)
+    run(con, "CREATE TABLE other AS SELECT * FROM t ORDER BY hash(id)")
+    again, report_again = run(con, sql.replace("FROM t", "FROM other"))
+    assert set(first) == set(again)
+    assert report.calls == report_again.calls
+
+
+def test_multiplicities_count_as_rows(con: Connection) -> None:
+    run(con, "CREATE TABLE many AS SELECT t.* FROM t, range(1 + (id % 50 == 0)::INT * 40)")
+    sql = f"SELECT id FROM many WHERE {POSITIVE}"
+    rows, report = run(con, sql)
+    cursor = con.cursor()
+    cursor.execute("SET ai_mode = 'exact'")
+    true = cursor.execute(sql).fetchall()
+    assert report.label.startswith("certified")
+    both = sum(min(rows.count(one), true.count(one)) for one in set(true) & set(rows))
+    assert both >= 0.95 * len(true)
+    assert both >= 0.95 * len(rows)
+
+
+def test_two_predicates_keep_one_contract_together(con: Connection) -> None:
+    second = "AI_FILTER(PROMPT('is the second of {0} positive?', s), {'recall': 0.8, 'precision': 0.8})"
+    first = "AI_FILTER(PROMPT('is {0} positive?', s), {'recall': 0.8, 'precision': 0.8})"
+    sql = f"SELECT id FROM t WHERE {first} AND {second}"
+    rows, report = run(con, sql)
+    recall, precision = quality(set(rows), exact(con, sql))
+    assert recall >= 0.8
+    assert precision >= 0.8
+    assert report.label.startswith("certified(recall >= 0.8, precision >= 0.8")
+    assert report.calls < 1.6 * ROWS
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"SELECT count(*) FROM t WHERE {POSITIVE}",
+        f"SELECT id FROM t WHERE NOT {POSITIVE}",
+        f"SELECT DISTINCT id % 10 FROM t WHERE {POSITIVE}",
+    ],
+)
+def test_the_result_inherits_no_contract_that_does_not_compose(con: Connection, sql: str) -> None:
+    _, report = run(con, sql)
+    assert report.label == "uncertified(composition)"
+    assert report.operators[0].cascades[0].label.startswith("certified")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT AI_SCORE(s) FROM t",
+        f"SELECT id FROM t WHERE {POSITIVE} LIMIT 5",
+        f"SELECT id FROM t WHERE id < 500 AND {POSITIVE}",
+        f"SELECT list_filter([s], x -> {POSITIVE.replace('s)', 'x)')}) FROM t WHERE id < 50",
+    ],
+)
+def test_what_is_not_cascaded_is_exact(con: Connection, sql: str) -> None:
+    assert run(con, sql)[1].label == "exact"
+
+
+def test_auto_asks_the_oracle_where_little_is_to_be_saved(con: Connection, oracle: Model) -> None:
+    run(con, "SET ai_mode = 'auto'")
+    _, report = run(con, f"SELECT id FROM t WHERE {POSITIVE}")
+    assert report.label == "exact"
+    assert len(oracle.asked) == ROWS
+    assert report.operators[0].cascades[0].label.startswith("exact (too little")
+
+
+def test_auto_cascades_where_the_oracle_is_dear(con: Connection) -> None:
+    con.register_model("oracle", Model(info=ModelInfo(name="oracle", revision="2", price_in=1000.0)))
+    run(con, "SET ai_mode = 'auto'")
+    _, report = run(con, f"SELECT id FROM t WHERE {POSITIVE}")
+    assert report.label.startswith("certified")
+    assert report.operators[0].cascades[0].saving > 0.3
+
+
+@pytest.mark.parametrize(
+    ("rule", "most"),
+    [
+        (lambda _text: 0.5, 1.0),
+        (lambda _text: float("nan"), 1.0),
+        (lambda text: float(np.clip(1 - values(text)[0], 0.01, 0.99)), 1.0),
+        (lambda text: (sum(map(ord, text)) % 97) / 100 + 0.01, 1.0),
+    ],
+    ids=["constant", "nan", "inverted", "noise"],
+)
+def test_a_proxy_that_is_no_good_costs_no_more_than_the_oracle(
+    con: Connection, oracle: Model, rule: Callable[[str], float], most: float
+) -> None:
+    proxy = Proxy(rule)
+    con.register_model("proxy", proxy)
+    con.register_model("blind", Blind())
+    run(con, "SET ai_proxy = 'proxy'")
+    run(con, "SET ai_embedder = 'blind'")
+    sql = f"SELECT id FROM t WHERE {POSITIVE}"
+    rows, report = run(con, sql)
+    assert report.calls <= most * ROWS
+    recall, precision = quality(set(rows), exact(con, sql))
+    assert min(recall, precision) >= 0.95
+    if report.label == "exact":
+        assert len(proxy.asked) <= 0.1 * ROWS
+
+
+class Blind(Embedder):
+    """Sees nothing in a text."""
+
+    info = ModelInfo(name="blind", revision="1")
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Float32 [n, 8], all the same."""
+        return np.full((len(texts), 8), 8**-0.5, np.float32)
+
+
+def test_a_good_proxy_decides(con: Connection) -> None:
+    con.register_model("proxy", Proxy(lambda text: float(np.clip(values(text)[0], 0.01, 0.99))))
+    con.register_model("blind", Blind())
+    run(con, "SET ai_proxy = 'proxy'")
+    run(con, "SET ai_embedder = 'blind'")
+    _, report = run(con, f"SELECT id FROM t WHERE {POSITIVE}")
+    assert report.operators[0].cascades[0].scorer == "proxy"
+    assert report.rows_by_tier["proxy"] > 0.4 * ROWS
+    assert report.label.startswith("certified")
+
+
+def test_rows_that_the_oracle_cannot_answer_are_null_and_counted(con: Connection) -> None:
+    con.register_model("oracle", Model(fails=lambda text: text.endswith("7"), info=ModelInfo("oracle", revision="3")))
+    rows, report = run(con, f"SELECT id, {POSITIVE} FROM t")
+    (cascade,) = report.operators[0].cascades
+    assert cascade.nulls > 0
+    assert sum(answer is None for _, answer in rows) == cascade.nulls == report.failed
+    assert "NULL answers left out" in str(report)
+
+
+def test_an_embedder_that_cannot_be_had_is_an_error_or_no_cascade(con: Connection) -> None:
+    run(con, "SET ai_embedder = 'package:nothing'")
+    with pytest.raises(Error, match="nothing"):
+        run(con, f"SELECT id FROM t WHERE {POSITIVE}")
+
+
+def test_changes_of_rows_are_exact_unless_cascades_are_asked_for(con: Connection, oracle: Model) -> None:
+    con.register_model("oracle", Model(info=ModelInfo(name="oracle", revision="2", price_in=1000.0)))
+    run(con, "SET ai_mode = 'auto'")
+    _, report = run(con, f"DELETE FROM t WHERE {POSITIVE}")
+    assert report.label == "exact"
