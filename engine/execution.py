@@ -331,7 +331,9 @@ class Executor:
         asker = self._run.asker(number)
         asker.watch.total = asker.watch.done_rows + total
         cascade = self._plan.cascades.get(number)
-        if cascade is not None and total >= LEAST_INPUTS and number not in self._run.both_ways:
+        room = asker.room()
+        wanted = total >= LEAST_INPUTS or (room is not None and room < total)
+        if cascade is not None and wanted and number not in self._run.both_ways:
             seed = int(self._run.settings["ai_seed"] or 0)
             report = Cascading(self._run, number, cascade, Inputs(self, ask, inputs, table, seed)).decide()
             self._run.cascaded(number, cascade, report)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sqluice import errors
+from sqluice.engine.budget import Budget
 from sqluice.engine.operators.ask import (
     USD_PER_SECOND,
     Answers,
@@ -134,6 +135,8 @@ class Run:
         """By the number of a question how often it is expected to say yes."""
         self._cascades: dict[int, Cascade] = {}
         self._chain: Chain | None = None
+        told_budget = settings["ai_budget"]
+        self.budget = None if told_budget is None else Budget.of(str(told_budget))
         self._kept = 0
         self._learnt: dict[str, tuple[Share, float, str]] = {}
         self._cache = cache
@@ -197,10 +200,15 @@ class Run:
             )
             op.seconds_load = time.monotonic() - started
             watch = Watch(self.runner.stop, self.runner.progress, spec.function)
-            asker = Asker(spec, model, self.runner.pool, self._cache, op, watch, self.settings)
+            asker = Asker(spec, model, self.runner.pool, self._cache, op, watch, self.settings, self._budgets_of(spec))
             asker.dimension = self.dimension(spec)
             self._askers[number] = asker
         return self._askers[number]
+
+    def _budgets_of(self, spec: Spec) -> list[Budget]:
+        """The statement's budget, and the question's own."""
+        own = [Budget.of(str(value)) for name, value in spec.options if name == "budget"]
+        return own if self.budget is None else [self.budget, *own]
 
     def decided(
         self,

@@ -356,17 +356,10 @@ def _defines_columns(tree: exp.Expr) -> bool:
 
 
 def _refuse_later(run: Run) -> None:
-    """Settings that this version knows and does not keep yet are refused, not ignored. Targets are kept: exact answers
-    meet every one of them."""
-    settings = run.settings
-    later = {
-        "ai_budget": settings["ai_budget"] is not None,
-        f"ai_workers = '{settings['ai_workers']}'": settings["ai_workers"] != "local",
-        "the option budget": any(name == "budget" for spec in run.specs for name, _ in spec.options),
-    }
-    for name, asked in later.items():
-        if asked:
-            raise NotSupportedError(f"{name} is not in this version: every question goes to the oracle, without a cap")
+    """Settings that this version knows and does not keep yet are refused, not ignored."""
+    workers = run.settings["ai_workers"]
+    if workers != "local":
+        raise NotSupportedError(f"ai_workers = '{workers}' is not in this version: models run in this process")
 
 
 def pinned(tree: exp.Expr) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -51,6 +52,31 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
+_UNITS = {
+    **dict.fromkeys(("call", "calls"), "calls"),
+    "usd": "usd",
+    "j": "J",
+    "kj": "kJ",
+    **dict.fromkeys(("s", "sec", "second", "seconds"), "s"),
+    **dict.fromkeys(("min", "minute", "minutes"), "min"),
+    **dict.fromkeys(("h", "hour", "hours"), "h"),
+}
+
+
+def budget(value: object) -> str:
+    """`'500 calls'` from `500`, `'500 call'` or `' 500  CALLS'`; `ValueError` says what a budget is."""
+    given = f"{value} calls" if type(value) is int else value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]+)\s*", given, re.I) if isinstance(given, str) else None
+    if found is None or found[2].lower() not in _UNITS:
+        raise ValueError("names an amount and its unit: '500 calls', '2.50 usd', '200 kJ' or '10 min'")
+    amount, unit = found[1], _UNITS[found[2].lower()]
+    if not float(amount):
+        raise ValueError("must be more than 0; leave it out for no limit")
+    if unit == "calls" and not amount.isdigit():
+        raise ValueError("must be a whole number of calls")
+    return f"{amount} {unit}"
+
+
 def lookup(name: str) -> Setting:
     """The setting called `name` (any case); `ProgrammingError` with the nearest names otherwise."""
     setting = SETTINGS.get(name.lower())
@@ -72,7 +98,11 @@ def parse(name: str, value: Value) -> Value:
         raise ProgrammingError(f"{setting.name} cannot be NULL; RESET {setting.name} restores {setting.default!r}")
     try:
         parsed: Value = setting.type(value)
-    except (TypeError, ValueError):
+        if setting.name == "ai_budget":
+            return budget(value)
+    except (TypeError, ValueError) as error:
+        if setting.name == "ai_budget":
+            raise ProgrammingError(f"{setting.name} {error}; not {value!r}") from None
         raise ProgrammingError(f"{setting.name} takes a {setting.type.__name__}, not {value!r}") from None
     if isinstance(parsed, str) and setting.values:
         parsed = parsed.lower()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from sqluice.config import budget
 from sqluice.errors import NotSupportedError
 from sqluice.types import split_template
 from sqluice.udfs.names import near
@@ -22,16 +22,6 @@ MAX_GRADES = 11
 
 TARGETS = ("recall", "precision", "accuracy", "delta")
 CONTRACT = (*TARGETS, "budget")
-
-UNITS = {
-    **dict.fromkeys(("call", "calls"), "calls"),
-    "usd": "usd",
-    "j": "J",
-    "kj": "kJ",
-    **dict.fromkeys(("s", "sec", "second", "seconds"), "s"),
-    **dict.fromkeys(("min", "minute", "minutes"), "min"),
-    **dict.fromkeys(("h", "hour", "hours"), "h"),
-}
 
 
 class NotConstantError(BindError):
@@ -140,18 +130,11 @@ def has_placeholder(text: str) -> bool:
     return any(isinstance(piece, int) for piece in split_template(text))
 
 
-def budget(value: object) -> str:
-    """`'500 calls'` from `500`, `'500 call'` or `' 500  CALLS'`; `ValueError` says what a budget is."""
-    given = f"{value} calls" if type(value) is int else value
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]+)\s*", given, re.I) if isinstance(given, str) else None
-    if found is None or found[2].lower() not in UNITS:
-        raise _WrongError("names an amount and its unit: '500 calls', '2.50 usd', '200 kJ' or '10 min'")
-    amount, unit = found[1], UNITS[found[2].lower()]
-    if not float(amount):
-        raise _WrongError("must be more than 0; leave it out for no limit")
-    if unit == "calls" and not amount.isdigit():
-        raise _WrongError("must be a whole number of calls")
-    return f"{amount} {unit}"
+def _budget(value: object) -> str:
+    try:
+        return budget(value)
+    except ValueError as error:
+        raise _WrongError(str(error)) from None
 
 
 def _number(value: object) -> float | None:
@@ -241,7 +224,7 @@ _FIELDS = {
 
 _CHECKS: dict[str, Callable[[object], Any]] = {
     **dict.fromkeys(TARGETS, _share),
-    "budget": budget,
+    "budget": _budget,
     "model": _text,
     "errors": _flag,
     "scale": _scale,

@@ -171,11 +171,11 @@ def _admit(model: Any, prompts: Sequence[Prompt], told: _Rows, max_tokens: int) 
     """Tokens of each prompt past the prefix, None when nobody needs them. Rows that do not fit the model's
     context get their error."""
     limit = int(getattr(getattr(model, "info", None), "context_tokens", 0) or 0)
-    if not prompts or not (limit or _budget(model)):
+    measure = getattr(model, "lengths", None)
+    if not prompts or not (limit or _budget(model) or callable(measure)):
         return None
     name = _name(model)
     chars = np.fromiter(map(_chars, prompts), dtype=np.int64, count=len(prompts))
-    measure = getattr(model, "lengths", None)
     prefix = _prefix_tokens(model, prompts[0]) if callable(measure) else 0
     if limit:  # nobody spends seconds on tokenising what cannot fit
         for row in np.flatnonzero(chars > limit * _CHARS_NO_TOKEN_HAS).tolist():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sqluice.engine import answer_cache
+from sqluice.engine.budget import SPENT, SpentError
 from sqluice.errors import DataError, OperationalError
 from sqluice.types import Progress, Prompt
 from sqluice.udfs.answers import answer_text, decode
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sqluice.config import Value
+    from sqluice.engine.budget import Budget
     from sqluice.engine.trace import OpTrace
     from sqluice.types import ModelInfo
     from sqluice.udfs.spec import Spec
@@ -39,6 +41,8 @@ USD_PER_SECOND = 0.5 / 3600
 """What a second of this machine is worth beside a model's price: that of a small server by the hour."""
 
 _NAN = "model returned NaN"
+_GUESSED_TOKENS = 1000
+"""Of a call that has not been measured."""
 
 
 @dataclass(slots=True)
@@ -90,13 +94,19 @@ class Watch:
     cached: int = 0
     started: float = field(default_factory=time.monotonic)
     keep: Callable[[list[int], Any, Any], None] | None = None
+    limit: int | None = None
+    """Attempts, in rows, that a slice may still make."""
 
     def check(self) -> None:
         """Raises when the query is to stop."""
         self.stop()
+        if self.limit is not None and self.limit <= 0:
+            raise SpentError(SPENT)
 
     def done(self, batch: Batch) -> None:
         """One attempt at a micro-batch is over."""
+        if self.limit is not None:
+            self.limit -= batch.rows
         if batch.outcome == "ok" or batch.rows == 1:
             self.done_rows += batch.rows
             self.calls += batch.rows
@@ -126,6 +136,7 @@ class Asker:
         op: OpTrace,
         watch: Watch,
         settings: dict[str, Value],
+        budgets: Sequence[Budget] = (),
     ) -> None:
         self.spec = spec
         self.model = model
@@ -141,6 +152,7 @@ class Asker:
         self.dimension: int | None = None
         self.warned: list[str] = []
         self.calls = 0
+        self._budgets = budgets
 
     def answer(self, columns: Sequence[Sequence[str]], n_rows: np.ndarray, reason: str = "exact") -> Answers:
         """Answers to n distinct inputs without NULLs, one column an argument (none for a constant question); they are
@@ -150,6 +162,34 @@ class Asker:
         the cache and in the trace, as it is after an interruption.
         """
         rows: list[tuple[str, ...]] = list(zip(*columns, strict=True)) if columns else [()] * len(n_rows)
+        if not self._budgets:
+            return self._answer(rows, n_rows, reason)
+        parts, start = [], 0
+        while start < len(rows):
+            end = self._affordable(rows, start)
+            spent, end = end == start, len(rows) if end == start else end
+            parts.append(self._answer(rows[start:end], n_rows[start:end], reason, spent=spent))
+            start = end
+        return joined(parts) if parts else self._answer(rows, n_rows, reason)
+
+    def room(self) -> int | None:
+        """Calls that the budgets leave; None without a budget."""
+        if not self._budgets:
+            return None
+        calls = max(self.calls, 1)
+        usd = self.op.cost_usd / calls if self.calls else self.model.info.price_in * _GUESSED_TOKENS / 1e6
+        return min(budget.room(usd, self.op.seconds_busy / calls) for budget in self._budgets)
+
+    def _affordable(self, rows: list[tuple[str, ...]], start: int) -> int:
+        """Up to which row the next slice goes; `start` when nothing can be asked any more."""
+        missing = start + np.flatnonzero(~self.is_cached(list(zip(*rows[start:], strict=True))))
+        room = self.room() or 0
+        if len(missing) <= room // 2 or not len(missing):
+            return len(rows)
+        return int(missing[min(max(room // 2, 1), len(missing)) - 1]) + 1 if room else start
+
+    def _answer(self, rows: list[tuple[str, ...]], n_rows: np.ndarray, reason: str, *, spent: bool = False) -> Answers:
+        """Answers to some inputs; where the budget is `spent`, only what the cache knows."""
         digests = [prompt_digest(self._state, row) for row in rows]
         if self.spec.operation == "count_tokens":
             answers = self._counted(rows, digests)
@@ -160,7 +200,7 @@ class Asker:
         missing = [at for at, blob in enumerate(blobs) if blob is None]
         self._saw_cached(len(rows) - len(missing))
         try:
-            asked = self._ask(rows, missing, keys)
+            asked = self._nothing(len(missing)) if spent else self._ask(rows, missing, keys)
         except BaseException as error:
             self._keep_part(error, blobs, missing, digests, n_rows, rows)
             raise
@@ -198,7 +238,6 @@ class Asker:
         thresholds: tuple[float, float] | None = None,
     ) -> None:
         """Put decisions into the trace."""
-        failed = marked(answers.errors, len(rows))
         text = self.op.run.mode == "text"
         answers.first = self.op.add_decisions(
             answers.hashes,
@@ -209,7 +248,7 @@ class Asker:
             scores=answers.scores,
             raw_scores=answers.raw,
             answers=answer_text(answers.values) if self.op.run.records else None,
-            status=np.where(failed, "failed", "answered").tolist() if answers.errors else "answered",
+            status=_states(answers.errors, len(rows)),
             errors=answers.errors,
             tokens_in=answers.tokens_in,
             tokens_out=answers.tokens_out,
@@ -246,18 +285,33 @@ class Asker:
         """What the model says about the rows in `missing`; each micro-batch goes into the cache as it comes."""
         if not isinstance(self._cache, answer_cache.NoCache):
             self.watch.keep = lambda at, values, raw: self._keep([keys[missing[row]] for row in at], values, raw)
+        room = self.room()
+        self.watch.limit = None if room is None or len(missing) == 0 else max(room // 2, 1)
         try:
             asked = self._operate([rows[at] for at in missing])
+        except SpentError as error:
+            asked = vars(error)["asked"]
+            asked.errors.update({at: SPENT for at, said in asked.errors.items() if said == NOT_ASKED})
         finally:
-            self.watch.keep = None
+            self.watch.keep = self.watch.limit = None
         self._charge(asked)
         return asked
 
     def _charge(self, asked: Asked) -> None:
         """Count what asking cost."""
-        self.calls += len(asked.tokens_in) - sum(said == NOT_ASKED for said in asked.errors.values())
+        self.calls += len(asked.tokens_in) - sum(said in (NOT_ASKED, SPENT) for said in asked.errors.values())
         self.op.add_batches(asked.batches)
-        self.op.cost_usd += cost(self.model.info, asked.batches)
+        usd = cost(self.model.info, asked.batches)
+        self.op.cost_usd += usd
+        for budget in self._budgets:
+            budget.charge(asked.batches, usd)
+
+    def _nothing(self, n: int) -> Asked:
+        """Rows that are not asked about."""
+        spec, zeros = self.spec, np.zeros(n, np.int32)
+        width = len(spec.choices) if spec.operation == "score" else self.dimension or 0
+        values: Any = [None] * n if spec.operation == "generate" else np.full((n, width), np.nan, np.float32)
+        return Asked(values, values, zeros, zeros, dict.fromkeys(range(n), SPENT))
 
     def _operate(self, rows: list[tuple[str, ...]]) -> Asked:
         spec, template, kind = self.spec, self.spec.template, self.spec.kind
@@ -368,6 +422,31 @@ def marked(errors: dict[int, str], n: int) -> np.ndarray:
     found = np.zeros(n, bool)
     found[list(errors)] = True
     return found
+
+
+def joined(parts: Sequence[Answers]) -> Answers:
+    """Answers to inputs that follow each other, and whose decisions do."""
+    import pyarrow as pa
+
+    starts = np.cumsum([0, *(len(part.hashes) for part in parts)]).tolist()
+    errors = {start + at: said for start, part in zip(starts, parts, strict=False) for at, said in part.errors.items()}
+    scores, raw, tiers, tokens_in, tokens_out = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("scores", "raw", "tiers", "tokens_in", "tokens_out")
+    )
+    values = pa.concat_arrays([part.values for part in parts])
+    hashes = [one for part in parts for one in part.hashes]
+    return Answers(values, scores, raw, tiers, hashes, tokens_in, tokens_out, errors, parts[0].first)
+
+
+def _states(errors: dict[int, str], n: int) -> list[str] | str:
+    """Status of each decision; one for all where they are the same."""
+    if not errors:
+        return "answered"
+    states = ["answered"] * n
+    for at, said in errors.items():
+        states[at] = "capped" if said == SPENT else "failed"
+    return states
 
 
 def tier_names(tiers: np.ndarray) -> list[str] | str:

@@ -68,7 +68,8 @@ class Cascading:
         """Answer every input; what it came to."""
         everything = np.arange(len(self._inputs))
         self._look_up(everything)
-        sample = self._open(everything)[:FIRST_SAMPLE]
+        room = self._asker.room()
+        sample = self._open(everything)[: FIRST_SAMPLE if room is None else min(FIRST_SAMPLE, max(room // 2, 1))]
         self._ask(sample, "sample")
         if not self._is_worth_it():
             return self._exact("too little is left to save")
@@ -96,7 +97,10 @@ class Cascading:
         return measured(self._asker.op, self._asker.calls)
 
     def _is_worth_it(self) -> bool:
-        return may_pay(self._cascade, len(self._open(np.arange(len(self._inputs)))) + FIRST_SAMPLE, self._oracle_usd())
+        left, room = len(self._open(np.arange(len(self._inputs)))), self._asker.room()
+        if room is not None:
+            return room < left
+        return may_pay(self._cascade, left + FIRST_SAMPLE, self._oracle_usd())
 
     def _chosen(self, sample: np.ndarray) -> Score | None:
         """The best score, on a sample that is doubled while that pays; None where the oracle on all rows costs less."""
@@ -109,6 +113,9 @@ class Cascading:
             gained = np.inf if before is None else before.cost - score.cost
             bought = usd * len(sample) / 2 * max(1 - score.labels / max(left, 1), 0.0)
             more = self._open(np.arange(len(self._inputs)))[: len(sample)]
+            room = self._asker.room()
+            if room is not None and room < 4 * len(sample):
+                return score
             if gained < bought or len(sample) * 2 > min(LARGEST_SAMPLE, len(self._inputs) / LARGEST_SHARE):
                 return score if self._pays(score, left, usd) else None
             self._ask(more, "sample")
@@ -117,6 +124,8 @@ class Cascading:
             before = score
 
     def _pays(self, score: Score, left: int, usd: float) -> bool:
+        if self._asker.room() is not None:
+            return True  # there is no other way to answer all
         return score.labels < WORTH * left if self._cascade.forced else score.cost < WORTH * left * usd
 
     def _cascaded(self, score: Score) -> CascadeReport:
@@ -126,12 +135,18 @@ class Cascading:
         others = np.setdiff1d(np.arange(len(self._inputs)), sampled)
         chances[others] = self._scoring.scores(score, others)
         scores, labels = judged(self._spec, chances, self._said)
-        learner = Learner(self._constraints, np.random.default_rng(self._seed), matches=matches(self._spec))
-        learner.add(scores, self._inputs.n_rows)
         known = np.flatnonzero(self._said != UNKNOWN)
+        room = self._asker.room()
+        learner = Learner(
+            self._constraints,
+            np.random.default_rng(self._seed),
+            most_labels=None if room is None else len(known) + room,
+            matches=matches(self._spec),
+        )
+        learner.add(scores, self._inputs.n_rows)
         learner.know(known, labels[known])
         learner.close()
-        while len(asked := learner.wanted()):
+        while len(asked := learner.wanted()) and (room is None or (self._asker.room() or 0) >= len(asked)):
             self._ask(asked, "uncertain")
             learner.tell(judged(self._spec, chances[asked], self._said[asked])[1])
         verdict = learner.verdict()
