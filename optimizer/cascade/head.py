@@ -23,6 +23,9 @@ PENALTIES = (1.0, 0.1, 0.01, 0.001)
 MOST_TRIED = 400
 """Labels on which penalties are compared; more would take longer and choose the same."""
 
+_LESS_PENALTY = 4.0
+"""What a proxy says is penalised less than one of many features: it is a better guess to begin with."""
+
 _LEAST = 1e-6
 _STEPS = 100
 
@@ -59,6 +62,8 @@ def fit(
     whole = np.flatnonzero(~np.isnan(x).any(axis=1))
     centre = x[whole].mean(axis=0) if len(whole) else np.zeros(x.shape[1])
     scale = x[whole].std(axis=0) + 1e-9 if len(whole) else np.ones(x.shape[1])
+    if proxy is not None and features is not None:
+        scale[features.shape[1] :] /= _LESS_PENALTY
     x, y = (x - centre) / scale, labels[whole]
     folds = _folds(y, generator)
     penalty = _best_penalty(x[whole], y, k, folds)
