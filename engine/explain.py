@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from sqlglot import exp
 
+from sqluice.engine.operators.cascade import LEAST_INPUTS
 from sqluice.optimizer import arrange
 from sqluice.optimizer.ast import args_of, is_site, own_sites, replaced, spec_of, sql
+from sqluice.optimizer.cascade.constraints import told
 from sqluice.optimizer.cost import Forecast, forecast
 from sqluice.optimizer.plan import Ask, Keep, Stage
 from sqluice.optimizer.rules import order_conjuncts
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from sqluice.engine.report import Report
     from sqluice.engine.run import Run
-    from sqluice.optimizer.plan import Plan
+    from sqluice.optimizer.plan import Cascade, Plan
     from sqluice.optimizer.statistics import Share
 
 _HEAD = re.compile(
@@ -65,7 +67,7 @@ def measured(found: dict[str, Any], run: Run, report: Report) -> None:
 
 def describe(con: Any, plan: Plan, run: Run, statement: str) -> dict[str, Any]:
     """A plan as plain data: stages with their steps, the statement above, the rules that fired."""
-    stages = [_stage(con, stage, run) for stage in plan.stages]
+    stages = [_stage(con, stage, run, plan.cascades) for stage in plan.stages]
     rowwise = [
         {"function": run.specs[number].function, "model": run.uri(run.specs[number]), "reason": reason}
         for number, reason in plan.rowwise
@@ -85,7 +87,7 @@ def _counted(names: list[str]) -> list[str]:
     return [f"{name} x{names.count(name)}" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
 
 
-def _stage(con: Any, stage: Stage, run: Run) -> dict[str, Any]:
+def _stage(con: Any, stage: Stage, run: Run, cascades: Mapping[int, Cascade]) -> dict[str, Any]:
     found: dict[str, Any] = {"name": stage.name, "source": sql(stage.source), "steps": []}
     rows = _estimate(con, stage)
     if rows is not None:
@@ -104,7 +106,8 @@ def _stage(con: Any, stage: Stage, run: Run) -> dict[str, Any]:
         if isinstance(step, Keep):
             found["steps"].append({"keep": sql(step.predicate)})
         else:
-            found["steps"].append(_question(step, run))
+            cascade = cascades.get(step.spec) if rows is None or rows >= LEAST_INPUTS else None
+            found["steps"].append(_question(step, run, cascade))
     return found
 
 
@@ -139,7 +142,7 @@ def _named(leaf: exp.Expr, run: Run) -> str:
     return sql(replaced(leaf, change))
 
 
-def _question(step: Ask, run: Run) -> dict[str, Any]:
+def _question(step: Ask, run: Run, cascade: Cascade | None) -> dict[str, Any]:
     spec = run.specs[step.spec]
     asked: dict[str, Any] = {
         "ask": spec.function,
@@ -152,6 +155,15 @@ def _question(step: Ask, run: Run) -> dict[str, Any]:
         asked["choices"] = list(spec.choices)
     if step.guard is not None:
         asked["only_where"] = sql(step.guard)
+    if cascade is not None:
+        asked["cascade"] = {
+            "contract": told(cascade.contract),
+            "forced": cascade.forced,
+            "result": cascade.apart is None,
+        }
+    seconds = run.seconds(step.spec)
+    if seconds is not None:
+        asked["seconds_per_call"] = seconds
     return asked
 
 
@@ -210,6 +222,13 @@ def _step(step: dict[str, Any]) -> list[str]:
     )
     if "only_where" in step:
         lines.append(f"          only where {_short(step['only_where'])}")
+    if "cascade" in step:
+        cascade = step["cascade"]
+        when = "as a cascade" if cascade["forced"] else "as a cascade where that saves enough"
+        apart = "" if cascade["result"] else "; the result has no contract of its own"
+        lines.append(f"          {when}: {cascade['contract']}{apart}")
+    if "seconds_per_call" in step:
+        lines.append(f"          {step['seconds_per_call']:.3f} s a call, as measured before")
     return lines
 
 

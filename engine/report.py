@@ -17,7 +17,8 @@ class CascadeReport:
     `labels` counts what the oracle said and `nulls` the NULLs among it, `inputs` everything; both are distinct inputs.
     Inputs with a score at or below `tau_low` were rejected and those at or above `tau_high` accepted, where the oracle
     did not answer. `reached` is what is proven of each target. `saving` is the share of what the oracle on every input
-    would have cost, `saving_usd` the same in US dollars, machine time included, the scores paid."""
+    would have cost, `saving_usd` the same in US dollars, machine time included, the scores paid. `drift` says how rows
+    differ from those of the run that trained the head."""
 
     contract: str
     label: str
@@ -30,6 +31,7 @@ class CascadeReport:
     tau_low: float | None = None
     tau_high: float | None = None
     reached: dict[str, float] = field(default_factory=dict)
+    drift: tuple[str, ...] = ()
 
     @property
     def delegation(self) -> float:
@@ -53,6 +55,7 @@ class CascadeReport:
             *marks,
             *proven,
             *nulls,
+            *self.drift,
             f"saves {self.saving:.0%} of the oracle on every row"
             if self.saving > 0
             else "costs more than the oracle on every row",

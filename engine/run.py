@@ -135,6 +135,8 @@ class Run:
         """By the number of a question how often it is expected to say yes."""
         self._cascades: dict[int, Cascade] = {}
         self._chain: Chain | None = None
+        self.heads: dict[str, dict[str, Any]] = {}
+        """What cascades leave for later runs, by question."""
         told_budget = settings["ai_budget"]
         self.budget = None if told_budget is None else Budget.of(str(told_budget))
         self._kept = 0
@@ -354,15 +356,19 @@ class Run:
         """US dollars a call of all these questions together, machine time included."""
         return sum(map(self._unit_cost, numbers))
 
+    def seconds(self, number: int) -> float | None:
+        """Seconds a call of a question took in earlier runs; None where it was not asked."""
+        if self._seconds is None:
+            marks = [self.identity(at) for at in range(len(self.specs))]
+            self._seconds = {} if self.runner.statistics is None else self.runner.statistics.seconds(marks)
+        return self._seconds.get(self.identity(number))
+
     def _unit_cost(self, number: int) -> float:
         asker = self._askers.get(number)
         if asker is not None and asker.calls >= SURE_CALLS:
             seconds = asker.op.seconds_busy / asker.calls
             return asker.op.cost_usd / asker.calls + USD_PER_SECOND * max(seconds, LEAST_SECONDS)
-        if self._seconds is None:
-            marks = [self.identity(at) for at in range(len(self.specs))]
-            self._seconds = {} if self.runner.statistics is None else self.runner.statistics.seconds(marks)
-        return USD_PER_SECOND * max(self._seconds.get(self.identity(number), LEAST_SECONDS), LEAST_SECONDS)
+        return USD_PER_SECOND * max(self.seconds(number) or 0.0, LEAST_SECONDS)
 
     def expect(self, stage: Stage, calls: dict[str, int], saving: float) -> None:
         """What a stage's filters are expected to ask, and how many times as much the written order would cost."""
@@ -420,7 +426,7 @@ class Run:
             if asker.calls
         }
         if self.runner.statistics is not None and (self._learnt or seconds):
-            self.runner.statistics.learn(self._learnt, seconds)
+            self.runner.statistics.learn(self._learnt, seconds, self.heads)
 
 
 def _status(error: BaseException | None) -> Status:

@@ -1,4 +1,4 @@
-"""What runs have learnt, kept between them: shares of yes answers by predicate, seconds by question.
+"""What runs have learnt, kept between them: shares of yes answers by predicate, seconds and heads by question.
 
 One SQLite file in the state folder. Trouble with it costs what was learnt, never a query.
 """
@@ -6,6 +6,7 @@ One SQLite file in the state folder. Trouble with it costs what was learnt, neve
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _TABLES = """
 CREATE TABLE IF NOT EXISTS shares
     (fingerprint TEXT PRIMARY KEY, yes REAL, inputs REAL, rows REAL, updated REAL, revision TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS heads (question TEXT PRIMARY KEY, found TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seconds (question TEXT PRIMARY KEY, seconds REAL, calls REAL) WITHOUT ROWID;
 """
 _ADD_SECONDS = """
@@ -48,8 +50,21 @@ class Statistics:
         rows = self._rows("seconds", "question", questions)
         return {name: seconds / calls for name, seconds, calls in rows if calls}
 
-    def learn(self, shares: Mapping[str, tuple[Share, float, str]], seconds: Mapping[str, tuple[float, int]]) -> None:
-        """Add what a run saw: shares with the rows before them and the models' revision, seconds and calls."""
+    def head(self, question: str) -> dict[str, Any] | None:
+        """The head that a cascade has left of a question."""
+        for _, found in self._rows("heads", "question", [question]):
+            with contextlib.suppress(ValueError):
+                head: dict[str, Any] = json.loads(found)
+                return head
+        return None
+
+    def learn(
+        self,
+        shares: Mapping[str, tuple[Share, float, str]],
+        seconds: Mapping[str, tuple[float, int]],
+        heads: Mapping[str, dict[str, Any]],
+    ) -> None:
+        """Add what a run saw: shares with the rows before them and the models' revision, seconds and calls, heads."""
         known = self.shares(list(shares))
         now = time.time()
         rows = []
@@ -66,6 +81,8 @@ class Statistics:
                 with db:
                     db.executemany("INSERT OR REPLACE INTO shares VALUES (?, ?, ?, ?, ?, ?)", rows)
                     db.executemany(_ADD_SECONDS, [(name, *values) for name, values in seconds.items()])
+                    found = [(name, json.dumps(head)) for name, head in heads.items()]
+                    db.executemany("INSERT OR REPLACE INTO heads VALUES (?, ?)", found)
         except (OSError, sqlite3.Error):
             return  # the disk is full, or another process writes: nothing is learnt
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sqluice.engine.operators.ask import HEAD, PROXY, USD_PER_SECOND, Routing, measured
+from sqluice.engine.operators.ask import USD_PER_SECOND, Routing, measured
 from sqluice.engine.operators.scoring import Scoring, judged, matches
 from sqluice.engine.report import CascadeReport
 from sqluice.errors import ModelError
 from sqluice.optimizer.cascade.constraints import constraints_of, told
+from sqluice.optimizer.cascade.drift import profile
 from sqluice.optimizer.cascade.learner import UNKNOWN, YES, Learner
 
 if TYPE_CHECKING:
@@ -150,8 +151,15 @@ class Cascading:
             self._ask(asked, "uncertain")
             learner.tell(judged(self._spec, chances[asked], self._said[asked])[1])
         verdict = learner.verdict()
+        self._remember(score, scores, labels[sampled])
         self._store(score, chances, scores, verdict)
         return self._outcome(score, verdict)
+
+    def _remember(self, score: Score, scores: np.ndarray, labels: np.ndarray) -> None:
+        """Keep a head that was trained here for later runs, with what its rows were like."""
+        if score.name == "head":
+            found = {"head": score.fitted.model.to_dict(), "profile": profile(scores, labels).to_dict()}
+            self._run.heads[self._scoring.memory.mark] = found
 
     def _ask(self, rows: np.ndarray, reason: str) -> None:
         """Ask the oracle about some inputs."""
@@ -171,8 +179,7 @@ class Cascading:
 
     def _store(self, score: Score, chances: np.ndarray, scores: np.ndarray, verdict: Verdict) -> None:
         """Keep what the score decides."""
-        tier = HEAD if score.name == "head" else PROXY
-        by = Routing(tier, "score", verdict.tau_low, verdict.tau_high)
+        by = Routing(score.tier, "score", verdict.tau_low, verdict.tau_high)
         for window in self._inputs.windows(np.flatnonzero(~verdict.labelled)):
             self._run.runner.stop()
             values = self._values(chances[window], verdict.answers[window] == YES)
@@ -218,6 +225,7 @@ class Cascading:
             tau_low=None if np.isnan(verdict.tau_low) else verdict.tau_low,
             tau_high=None if np.isnan(verdict.tau_high) else verdict.tau_high,
             reached=verdict.reached,
+            drift=self._scoring.alarms(self._said[self._scoring.rows]),
         )
 
 

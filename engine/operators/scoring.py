@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sqluice.engine.operators.ask import Watch, cost, measured
+from sqluice.engine.operators.ask import HEAD, PROXY, Watch, cost, measured
 from sqluice.optimizer.cascade import head
+from sqluice.optimizer.cascade.drift import Profile, compare, profile
 from sqluice.optimizer.cascade.forecast import forecast
+from sqluice.optimizer.cascade.head import Linear
 from sqluice.types import Prompt
 from sqluice.udfs.spec import Spec
 
@@ -34,13 +36,20 @@ _COMPARED = 2
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A fitted candidate. `name` is `head`, `proxy` or `head and proxy`; `labels` is what a cascade by it would buy,
-    `cost` what that and the scores cost in US dollars."""
+    """A fitted candidate. `name` is `head`, `proxy`, `head and proxy` or `remembered head`; `labels` is what a cascade
+    by it would buy, `cost` what that and the scores cost in US dollars. `before` is the head of an earlier run that it
+    only calibrates anew."""
 
     name: str
     fitted: Fitted
     labels: float
     cost: float
+    before: Linear | None = None
+
+    @property
+    def tier(self) -> int:
+        """Its number in `TIERS`."""
+        return PROXY if "proxy" in self.name else HEAD
 
 
 class Scoring:
@@ -57,6 +66,7 @@ class Scoring:
         """The sample, int [m]."""
         self._features: list[np.ndarray] = []
         self._chances: list[np.ndarray] = []
+        self.memory = Memory.of(run, number, self._embedder.uri)
 
     def add(self, rows: np.ndarray) -> None:
         """More rows of the sample."""
@@ -75,19 +85,29 @@ class Scoring:
         known = np.flatnonzero(said >= 0)
         features = np.concatenate(self._features)
         proxy = np.concatenate(self._chances) if self._chances else None
+        before = self.memory.head
+        recalled = None if before is None else before.predict(features, None)
         found = []
         for name, usd in self._candidates():
             fitted = head.fit(
-                None if name == "proxy" else features[known],
+                features[known] if name.startswith("head") else None,
                 said[known],
                 len(self._spec.choices),
-                proxy=None if name == "head" or proxy is None else proxy[known],
+                proxy=_taken({"head": None, "remembered head": recalled}.get(name, proxy), known),
                 generator=np.random.default_rng(seed),
             )
             seen = judged(self._spec, fitted.scores, said[known])
             labels = forecast(*seen, constraints, left, matches=matches(self._spec))
-            found.append(Score(name, fitted, labels, left * usd + labels * oracle_usd))
+            by = before if name == "remembered head" else None
+            found.append(Score(name, fitted, labels, left * usd + labels * oracle_usd, by))
         return min(found, key=lambda one: one.cost)
+
+    def alarms(self, said: np.ndarray) -> tuple[str, ...]:
+        """How the sample differs from the rows that the remembered head was trained on; `said` int [m] its labels."""
+        if self.memory.head is None or self.memory.profile is None:
+            return ()
+        seen = judged(self._spec, self.memory.head.predict(np.concatenate(self._features), None), said)
+        return compare(self.memory.profile, profile(*seen))
 
     def scores(self, score: Score, rows: np.ndarray) -> np.ndarray:
         """Probabilities of the choices, float64 [n, k], NaN where a row could not be scored."""
@@ -96,7 +116,9 @@ class Scoring:
             self._run.runner.stop()
             texts = self._inputs.texts(window)
             features = None if score.name == "proxy" else self._embedder.features(texts)
-            chances = self._proxy.chances(texts) if self._proxy is not None and score.name != "head" else None
+            chances = self._proxy.chances(texts) if self._proxy is not None and "proxy" in score.name else None
+            if score.before is not None:
+                features, chances = None, score.before.predict(features, None)
             found.append(score.fitted.predict(features, chances))
         return np.concatenate(found) if found else np.zeros((0, len(self._spec.choices)))
 
@@ -108,10 +130,38 @@ class Scoring:
     def _candidates(self) -> list[tuple[str, float]]:
         """Names, and US dollars a row."""
         head_usd = self._embedder.usd_per_row
+        found = [("head", head_usd)]
+        if self.memory.head is not None:
+            found.append(("remembered head", head_usd))
         if self._proxy is None:
-            return [("head", head_usd)]
+            return found
         proxy_usd = self._proxy.usd_per_row
-        return [("head", head_usd), ("proxy", proxy_usd), ("head and proxy", head_usd + proxy_usd)]
+        return [*found, ("proxy", proxy_usd), ("head and proxy", head_usd + proxy_usd)]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What an earlier run has left of a question for the same models: a head, and a profile of the rows it met."""
+
+    mark: str
+    head: Linear | None = None
+    profile: Profile | None = None
+
+    @classmethod
+    def of(cls, run: Run, number: int, embedder: str) -> Memory:
+        """What there is; nothing where what was kept cannot be read."""
+        mark = f"{run.identity(number)} {run.revision(number)} {embedder}"
+        found = None if run.runner.statistics is None else run.runner.statistics.head(mark)
+        if found is None:
+            return cls(mark)
+        try:
+            return cls(mark, Linear.from_dict(found["head"]), Profile.from_dict(found["profile"]))
+        except (KeyError, TypeError, ValueError):
+            return cls(mark)
+
+
+def _taken(values: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if values is None else values[rows]
 
 
 def judged(spec: Spec, chances: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,6 +189,11 @@ class _Source:
         self._function = function
         self._op: OpTrace | None = None
         self._rows = 0
+
+    @property
+    def uri(self) -> str:
+        """The model's name."""
+        return self._run.uri(self._spec)
 
     def _started(self) -> tuple[Any, OpTrace]:
         """The model, loaded now if need be, and its operator."""

@@ -7,8 +7,9 @@ cross-fitted: the probabilities of rows with labels come from models that have n
 
 from __future__ import annotations
 
+import base64
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,50 @@ _LESS_PENALTY = 4.0
 
 _LEAST = 1e-6
 _STEPS = 100
+_ARRAYS = ("weights", "bias", "centre", "scale")
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear model of some of k classes: `weights` float [c, d] and `bias` float [c] of those in `classes`, over
+    features less `centre` by `scale`."""
+
+    k: int
+    classes: tuple[int, ...]
+    weights: np.ndarray
+    bias: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+
+    def predict(self, features: np.ndarray | None, proxy: np.ndarray | None) -> np.ndarray:
+        """Probabilities of the choices, float64 [n, k]; NaN for rows with a NaN."""
+        return self.chances((_joined(features, proxy) - self.centre) / self.scale)
+
+    def chances(self, x: np.ndarray) -> np.ndarray:
+        """The same for features that are centred and scaled."""
+        logits = x @ self.weights.T + self.bias
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        found = np.full((len(x), self.k), _LEAST)
+        found[:, self.classes] = np.maximum(shares / shares.sum(axis=1, keepdims=True), _LEAST)
+        found[np.isnan(x).any(axis=1)] = np.nan
+        return np.asarray(found / found.sum(axis=1, keepdims=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        arrays = {name: getattr(self, name).astype(np.float32) for name in _ARRAYS}
+        return {
+            "k": self.k,
+            "classes": list(self.classes),
+            **{name: base64.b64encode(values.tobytes()).decode() for name, values in arrays.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Linear:
+        """From plain values; `KeyError`, `TypeError` or `ValueError` where they are none of a model."""
+        read = {name: np.frombuffer(base64.b64decode(found[name]), np.float32).astype(np.float64) for name in _ARRAYS}
+        classes = tuple(map(int, found["classes"]))
+        weights = read.pop("weights").reshape(len(classes), len(read["centre"]))
+        return cls(int(found["k"]), classes, weights, **read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +82,11 @@ class Fitted:
 
     scores: np.ndarray
     log_loss: float
-    k: int
-    _model: Any
-    _centre: np.ndarray
-    _scale: np.ndarray
+    model: Linear
 
     def predict(self, features: np.ndarray | None, proxy: np.ndarray | None) -> np.ndarray:
         """Probabilities of the choices, float64 [n, k], for other rows."""
-        return _chances(self._model, (_joined(features, proxy) - self._centre) / self._scale, self.k)
+        return self.model.predict(features, proxy)
 
 
 def fit(
@@ -69,8 +111,9 @@ def fit(
     penalty = _best_penalty(x[whole], y, k, folds)
     scores = np.full((len(x), k), np.nan)
     for seen, unseen in _splits(folds):
-        scores[whole[unseen]] = _chances(_trained(x[whole[seen]], y[seen], penalty), x[whole[unseen]], k)
-    return Fitted(scores, _log_loss(scores[whole], y), k, _trained(x[whole], y, penalty), centre, scale)
+        scores[whole[unseen]] = _trained(x[whole[seen]], y[seen], k, penalty).chances(x[whole[unseen]])
+    model = replace(_trained(x[whole], y, k, penalty), centre=centre, scale=scale)
+    return Fitted(scores, _log_loss(scores[whole], y), model)
 
 
 def _joined(features: np.ndarray | None, proxy: np.ndarray | None) -> np.ndarray:
@@ -103,7 +146,7 @@ def _best_penalty(x: np.ndarray, labels: np.ndarray, k: int, folds: np.ndarray) 
     for penalty in reversed(PENALTIES):
         loss = 0.0
         for seen, unseen in _splits(folds):
-            chances = _chances(_trained(x[seen], labels[seen], penalty), x[unseen], k)
+            chances = _trained(x[seen], labels[seen], k, penalty).chances(x[unseen])
             loss += _log_loss(chances, labels[unseen]) * len(unseen)
         if loss >= best:
             break
@@ -111,33 +154,23 @@ def _best_penalty(x: np.ndarray, labels: np.ndarray, k: int, folds: np.ndarray) 
     return found
 
 
-def _trained(x: np.ndarray, labels: np.ndarray, penalty: float) -> Any:
-    """A fitted model, or the shares of the labels where there is nothing to tell apart."""
-    classes, counts = np.unique(labels, return_counts=True)
+def _trained(x: np.ndarray, labels: np.ndarray, k: int, penalty: float) -> Linear:
+    """A fitted model; the shares of the labels where there is nothing to tell apart."""
+    classes = np.unique(labels)
+    d = x.shape[1]
     if len(classes) < 2:
-        return classes, counts
+        names = tuple(classes.tolist()) or tuple(range(k))
+        return Linear(k, names, np.zeros((len(names), d)), np.zeros(len(names)), np.zeros(d), np.ones(d))
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last step is good enough: folds judge it
-        return LogisticRegression(C=penalty / x.shape[1], max_iter=_STEPS, tol=1e-3).fit(x, labels)
-
-
-def _chances(model: Any, x: np.ndarray, k: int) -> np.ndarray:
-    """Probabilities float64 [n, k], never 0; NaN for rows with a NaN."""
-    found = np.full((len(x), k), np.nan)
-    whole = ~np.isnan(x).any(axis=1)
-    if not whole.any():
-        return found
-    chances = np.full((int(whole.sum()), k), _LEAST)
-    if isinstance(model, tuple):
-        classes, counts = model
-        chances[:, classes] = counts / max(counts.sum(), 1)
-    else:
-        chances[:, model.classes_] = np.maximum(model.predict_proba(x[whole]), _LEAST)
-    found[whole] = chances / chances.sum(axis=1, keepdims=True)
-    return found
+        model = LogisticRegression(C=penalty / d, max_iter=_STEPS, tol=1e-3).fit(x, labels)
+    weights, bias = model.coef_, model.intercept_
+    if len(classes) == 2:
+        weights, bias = np.concatenate([np.zeros((1, d)), weights]), np.concatenate([[0.0], bias])
+    return Linear(k, tuple(classes.tolist()), weights, bias, np.zeros(d), np.ones(d))
 
 
 def _log_loss(chances: np.ndarray, labels: np.ndarray) -> float:

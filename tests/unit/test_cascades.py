@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from sqluice.types import ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from sqluice import Connection
     from sqluice.types import Prompt
@@ -103,7 +106,8 @@ def oracle() -> Model:
 
 
 @pytest.fixture
-def con(oracle: Model) -> Iterator[Connection]:
+def con(oracle: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    monkeypatch.setenv("SQLUICE_HOME", str(tmp_path))
     connection = sqluice.connect(ai_cache="off", ai_mode="cascade", ai_oracle="oracle", ai_embedder="embedder")
     connection.register_model("oracle", oracle)
     connection.register_model("embedder", Embedder())
@@ -196,10 +200,11 @@ def test_accuracy_of_a_filter(con: Connection) -> None:
     assert len(set(rows) & exact(con, sql)) / ROWS >= 0.9
 
 
-def test_the_order_of_rows_changes_nothing(con: Connection) -> None:
+def test_the_order_of_rows_changes_nothing(con: Connection, tmp_path: Path) -> None:
     sql = f"SELECT id, {POSITIVE} FROM t"
     first, report = run(con, sql)
     run(con, "CREATE TABLE other AS SELECT * FROM t ORDER BY hash(id)")
+    (tmp_path / "statistics.sqlite").unlink()  # or the second run would know more than the first
     again, report_again = run(con, sql.replace("FROM t", "FROM other"))
     assert set(first) == set(again)
     assert report.calls == report_again.calls
@@ -404,3 +409,34 @@ def test_a_budget_of_money(con: Connection) -> None:
     _, report = run(con, f"SELECT id FROM t WHERE {POSITIVE}")
     assert report.cost_usd <= 3
     assert report.label == "uncertified(budget)"
+
+
+def test_a_head_is_remembered_and_certified_anew(con: Connection) -> None:
+    sql = f"SELECT id FROM t WHERE {POSITIVE}"
+    _, first = run(con, sql)
+    rows, again = run(con, sql)
+    (before,), (now,) = first.operators[0].cascades, again.operators[0].cascades
+    assert (before.scorer, now.scorer) == ("head", "remembered head")
+    assert now.labels < 1.15 * before.labels
+    assert not now.drift
+    assert again.label.startswith("certified")
+    assert min(quality(set(rows), exact(con, sql))) >= 0.95
+
+
+def test_rows_that_have_changed_are_noticed_and_the_contract_is_kept(con: Connection) -> None:
+    run(con, f"SELECT id FROM t WHERE {POSITIVE}")
+    run(con, "CREATE TABLE later AS SELECT * FROM t WHERE substr(s, 6, 3) > '0.5' OR id % 7 = 0")
+    sql = f"SELECT id FROM later WHERE {POSITIVE}"
+    rows, report = run(con, sql)
+    (cascade,) = report.operators[0].cascades
+    assert any("positives went from" in one for one in cascade.drift)
+    assert "positives went from" in str(report)
+    assert min(quality(set(rows), exact(con, sql))) >= 0.95
+
+
+def test_what_is_remembered_may_be_damaged(con: Connection, tmp_path: Path) -> None:
+    run(con, f"SELECT id FROM t WHERE {POSITIVE}")
+    with contextlib.closing(sqlite3.connect(tmp_path / "statistics.sqlite")) as db, db:
+        db.execute("UPDATE heads SET found = '{\"head\": 3}'")
+    _, report = run(con, f"SELECT id FROM t WHERE {POSITIVE}")
+    assert report.operators[0].cascades[0].scorer == "head"

@@ -39,15 +39,16 @@ def test_what_is_remembered_fades() -> None:
 def test_runs_add_up_until_the_model_changes(tmp_path: Path) -> None:
     kept = Statistics(tmp_path / "new" / "statistics.sqlite")
     assert kept.shares(["a"]) == {}
-    kept.learn({"a": (Share(3, 10), 100.0, "r1")}, {"q": (2.0, 4)})
-    kept.learn({"a": (Share(1, 10), 200.0, "r1")}, {"q": (1.0, 2)})
+    kept.learn({"a": (Share(3, 10), 100.0, "r1")}, {"q": (2.0, 4)}, {"q": {"k": 2}})
+    kept.learn({"a": (Share(1, 10), 200.0, "r1")}, {"q": (1.0, 2)}, {})
     found = kept.shares(["a", "b"])
     assert found.keys() == {"a"}
     assert (found["a"].share, found["a"].rows, found["a"].revision) == (Share(4, 20), 200.0, "r1")
+    assert (kept.head("q"), kept.head("r")) == ({"k": 2}, None)
     assert kept.seconds(["q", "r"]) == {"q": 0.5}
-    kept.learn({"a": (Share(9, 10), 200.0, "r2")}, {})
+    kept.learn({"a": (Share(9, 10), 200.0, "r2")}, {}, {})
     assert kept.shares(["a"])["a"].share == Share(9, 10)
-    kept.learn({"a": (Share(0, 10 * MOST_INPUTS), 200.0, "r2")}, {})
+    kept.learn({"a": (Share(0, 10 * MOST_INPUTS), 200.0, "r2")}, {}, {})
     assert kept.shares(["a"])["a"].share.inputs == pytest.approx(MOST_INPUTS)
 
 
@@ -55,13 +56,13 @@ def test_a_file_that_cannot_be_used_costs_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "statistics.sqlite"
     path.write_text("no database")
     kept = Statistics(path)
-    kept.learn({"a": (Share(3, 10), 100.0, "")}, {})
+    kept.learn({"a": (Share(3, 10), 100.0, "")}, {}, {})
     assert kept.shares(["a"]) == {}
     path.unlink()
-    kept.learn({"a": (Share(3, 10), 100.0, "")}, {})
+    kept.learn({"a": (Share(3, 10), 100.0, "")}, {}, {})
     with sqlite3.connect(path) as other:
         other.execute("BEGIN EXCLUSIVE")
-        kept.learn({"a": (Share(3, 10), 100.0, "")}, {})
+        kept.learn({"a": (Share(3, 10), 100.0, "")}, {}, {})
         assert kept.shares(["a"]) == {}
     other.close()
     assert kept.shares(["a"])["a"].share == Share(3, 10)
