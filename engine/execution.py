@@ -23,7 +23,7 @@ import numpy as np
 from sqlglot import exp
 
 from sqluice.engine.operators.ask import marked
-from sqluice.engine.operators.cascade import LEAST_INPUTS, Cascading, may_pay
+from sqluice.engine.operators.cascade import FIRST_LOOK, LEAST_INPUTS, Cascading, may_begin, may_pay, not_begun
 from sqluice.engine.operators.filtering import Filtering
 from sqluice.engine.operators.inputs import Inputs
 from sqluice.errors import NotSupportedError
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from sqluice.engine.report import CascadeReport
     from sqluice.engine.run import Given, Run
-    from sqluice.optimizer.plan import Plan, Step
+    from sqluice.optimizer.plan import Cascade, Plan, Step
 
 WINDOW_ROWS = 16_384
 WINDOW_BYTES = 64 << 20
@@ -330,19 +331,16 @@ class Executor:
         number, arity = ask.spec, len(ask.args)
         asker = self._run.asker(number)
         asker.watch.total = asker.watch.done_rows + total
-        cascade = self._plan.cascades.get(number)
-        room = asker.room()
-        wanted = total >= LEAST_INPUTS or (room is not None and room < total)
-        if cascade is not None and wanted and number not in self._run.both_ways:
-            seed = int(self._run.settings["ai_seed"] or 0)
-            report = Cascading(self._run, number, cascade, Inputs(self, ask, inputs, table, seed)).decide()
-            self._run.cascaded(number, cascade, report)
-            return
+        cascade = None if number in self._run.both_ways else self._plan.cascades.get(number)
         size = " + ".join(f"strlen(a{at})" for at in range(arity)) or "0"
         done = 0
         while done < total:
             self._run.runner.stop()
-            window = f"id > {done} AND id <= {done + WINDOW_ROWS}"
+            if cascade is not None and may_begin(cascade, asker, total - done):
+                self._run.cascaded(number, cascade, self._cascading(ask, cascade, inputs, table, done))
+                return
+            most = WINDOW_ROWS if cascade is None or asker.calls >= FIRST_LOOK else FIRST_LOOK
+            window = f"id > {done} AND id <= {done + most}"
             (end,) = self._row(
                 f'SELECT max(id) FROM (SELECT id, sum({size}) OVER (ORDER BY id) AS bytes FROM "{inputs}" '
                 f"WHERE {window}) AS w WHERE bytes <= {WINDOW_BYTES} OR id = {done + 1}"
@@ -359,6 +357,13 @@ class Executor:
                 failed = marked(given.errors, len(n_rows))
                 self._tried(partial(self._run.again, number, given.places, -n_rows, given.tiers, failed))
             done = int(end)
+        if cascade is not None and total >= LEAST_INPUTS:
+            self._run.cascaded(number, cascade, not_begun(cascade, total))
+
+    def _cascading(self, ask: Ask, cascade: Cascade, inputs: str, table: str, done: int) -> CascadeReport:
+        """Decide the numbered inputs beyond the first `done` as a cascade."""
+        seed = int(self._run.settings["ai_seed"] or 0)
+        return Cascading(self._run, ask.spec, cascade, Inputs(self, ask, inputs, table, seed, done)).decide()
 
     def store(self, inputs: str, table: str, ids: pa.ChunkedArray | np.ndarray, given: Given) -> None:
         """Put the answers to numbered inputs into the table of a question's answers."""

@@ -21,12 +21,17 @@ from sqluice.optimizer.cascade.learner import UNKNOWN, YES, Learner
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from sqluice.engine.operators.ask import Asker
     from sqluice.engine.operators.inputs import Inputs
     from sqluice.engine.operators.scoring import Score
     from sqluice.engine.run import Run
     from sqluice.optimizer.cascade.constraints import Constraint
     from sqluice.optimizer.cascade.learner import Verdict
     from sqluice.optimizer.plan import Cascade
+
+TOO_LITTLE = "too little is left to save"
+FIRST_LOOK = 32
+"""Calls from which `auto` knows what one costs."""
 
 LEAST_INPUTS = 1000
 """Fewer inputs than this are left to the oracle: the sample would be a good part of them."""
@@ -72,8 +77,8 @@ class Cascading:
         room = self._asker.room()
         sample = self._open(everything)[: FIRST_SAMPLE if room is None else min(FIRST_SAMPLE, max(room // 2, 1))]
         self._ask(sample, "sample")
-        if not self._is_worth_it():
-            return self._exact("too little is left to save")
+        if self._asker.room() is None and len(self._open(everything)) < LEAST_INPUTS - FIRST_SAMPLE:
+            return self._exact(TOO_LITTLE)
         try:
             score = self._chosen(sample)
         except ModelError as error:
@@ -96,12 +101,6 @@ class Cascading:
 
     def _oracle_usd(self) -> float:
         return measured(self._asker.op, self._asker.calls)
-
-    def _is_worth_it(self) -> bool:
-        left, room = len(self._open(np.arange(len(self._inputs)))), self._asker.room()
-        if room is not None:
-            return room < left
-        return may_pay(self._cascade, left + FIRST_SAMPLE, self._oracle_usd())
 
     def _chosen(self, sample: np.ndarray) -> Score | None:
         """The best score, on a sample that is doubled while that pays; None where the oracle on all rows costs less."""
@@ -227,6 +226,20 @@ class Cascading:
             reached=verdict.reached,
             drift=self._scoring.alarms(self._said[self._scoring.rows]),
         )
+
+
+def may_begin(cascade: Cascade, asker: Asker, inputs: int) -> bool:
+    """Whether so many inputs are decided as a cascade from here on; not while nobody knows what a call costs."""
+    room = asker.room()
+    if room is not None:
+        return room < inputs
+    sure = cascade.forced or asker.calls >= FIRST_LOOK
+    return sure and may_pay(cascade, inputs, measured(asker.op, asker.calls))
+
+
+def not_begun(cascade: Cascade, inputs: int) -> CascadeReport:
+    """The oracle has answered all, since that costs little."""
+    return CascadeReport(told(cascade.contract), f"exact ({TOO_LITTLE})", None, inputs, inputs)
 
 
 def may_pay(cascade: Cascade, inputs: int, oracle_usd: float) -> bool:

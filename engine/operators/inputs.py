@@ -17,15 +17,16 @@ WINDOW_ROWS = 4096
 
 
 class Inputs:
-    """Inputs in an order that depends on a seed and on themselves, never on how they arrived: any beginning of it is a
-    random sample. `n_rows` int64 [n] is how many rows each stands for."""
+    """Inputs numbered beyond a start, in an order that depends on a seed and on themselves, never on how they arrived:
+    any beginning of it is a random sample. `n_rows` int64 [n] is how many rows each stands for."""
 
-    def __init__(self, executor: Executor, ask: Ask, inputs: str, answers: str, seed: int) -> None:
+    def __init__(self, executor: Executor, ask: Ask, inputs: str, answers: str, seed: int, start: int) -> None:
         self._executor = executor
         self._arity = len(ask.args)
         self._table = inputs
         self._answers = answers
-        found = executor.columns(f"SELECT id, n FROM \"{inputs}\" ORDER BY md5_number(k::VARCHAR || ':{seed}'), k")
+        order = f"md5_number(k::VARCHAR || ':{seed}'), k"
+        found = executor.columns(f'SELECT id, n FROM "{inputs}" WHERE id > {start} ORDER BY {order}')
         self._ids = found["id"][0]
         self.n_rows = found["n"][0].astype(np.int64)
 
