@@ -42,6 +42,9 @@ LEAD = 0.8
 """The middle is labelled while the share of it that is left is more than this times the share of draws left: draws made
 before all of the middle is labelled prove less, draws made after it come too late to say how wide it has to be."""
 
+BAND = 1e-4
+"""Scores this near the split are not told apart."""
+
 HOPELESS = 0.98
 """A plan that labels more than this share of the rows is given up: the oracle answers all of them."""
 
@@ -235,8 +238,17 @@ class Learner:
         ]
         if max(missing) <= 0:
             self._certified = True
-            return Wanted(_EMPTY)
+            return Wanted(self._near_split(unknown))
         return self._by_plan(rows, plan_of(rows, self._constraints, missing), unknown)
+
+    def _near_split(self, unknown: np.ndarray) -> np.ndarray:
+        """Rows so near the split that the last digits of their score decide: those differ from batch to batch."""
+        accepted = self._accepted()
+        below, above = self._scores[~accepted], self._scores[accepted]
+        if not len(below) or not len(above) or self._matches:
+            return _EMPTY
+        edge = (below.max() + above.min()) / 2
+        return np.asarray(unknown[np.abs(self._scores[unknown] - edge) <= BAND])
 
     def _by_plan(self, rows: Open, plan: Plan, unknown: np.ndarray) -> Wanted:
         """The next step of a plan, unless it costs too much."""

@@ -122,6 +122,19 @@ def test_labels_from_elsewhere_cost_nothing() -> None:
     assert verdict.certified
 
 
+def test_scores_in_the_band_around_the_split_get_labels() -> None:
+    generator = np.random.default_rng(0)
+    scores = np.concatenate([generator.uniform(0, 0.1, 2000), generator.uniform(0.9, 1, 2000)])
+    scores[::400] = 0.5 + generator.uniform(-5e-5, 5e-5, 10)
+    labels = (scores > 0.5).astype(np.int8)
+    verdict, _ = learnt(scores, labels)
+    assert verdict.certified
+    assert verdict.labels < 1000
+    moved = scores + generator.uniform(-1e-6, 1e-6, len(scores))
+    again, _ = learnt(moved, labels)
+    assert (verdict.answers == again.answers).all()
+
+
 def test_misuse_is_refused() -> None:
     learner = Learner(BOTH, np.random.default_rng(0))
     with pytest.raises(ValueError, match="between 0 and 1"):
