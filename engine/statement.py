@@ -241,7 +241,22 @@ class AiStatement:
             found = ((number, contract_of(spec, run.settings)) for number, spec in enumerate(bound.specs))
             contracts = {number: contract for number, contract in found if contract is not None}
             plan.cascades = insert_cascades(plan, contracts, forced=run.settings["ai_mode"] == "cascade")
+        if plan.stages and isinstance(bound.tree, exp.Create):
+            self._keep_names(bound, run, plan.statement)
         return plan, prefix
+
+    def _keep_names(self, bound: Bound, run: Run, statement: exp.Expr) -> None:
+        """DuckDB names a new table's columns as the tables below spell them, which stages do not know."""
+        query, made = bound.tree.args.get("expression"), statement.args.get("expression")
+        if not isinstance(query, exp.Query) or not isinstance(made, exp.Query):
+            return
+        shown = typed(query, bound.specs, run.sql_type, ending=PROBE).sql(dialect="duckdb")
+        names = [name for name, _ in described(self.con, shown)]
+        if made.named_selects != names:
+            columns = [exp.to_identifier(name, quoted=True) for name in names]
+            alias = exp.TableAlias(this=exp.to_identifier("q"), columns=columns)
+            inner = exp.Subquery(this=made.copy(), alias=alias)
+            made.replace(exp.select("*").from_(inner))
 
     def _check(self, tree: exp.Expr) -> None:
         """Bind the calls of a stored definition, so that a wrong one is refused now."""
