@@ -51,7 +51,7 @@ def _asked(plan: Plan) -> set[int]:
     asked: set[int] = set()
     for stage in plan.stages:
         trees += [stage.source, *stage.keeps]
-        if stage.pairs or stage.limit is not None:
+        if stage.limit is not None:
             trees += stage.filters
             continue
         asked |= {spec_of(site) for predicate in stage.filters for site in own_sites(predicate)}

@@ -81,14 +81,15 @@ class Cascading:
             return self._exact(TOO_LITTLE)
         try:
             score = self._chosen(sample)
+            if score is None:
+                return self._exact("no score would save enough")
+            chances = self._chances(score)
         except ModelError as error:
             if self._cascade.forced:
                 raise
             self._run.warn(f"no cascade for {self._spec.function}: {error}")
             return self._exact("no score is to be had")
-        if score is None:
-            return self._exact("no score would save enough")
-        return self._cascaded(score)
+        return self._cascaded(score, chances)
 
     def _look_up(self, rows: np.ndarray) -> None:
         """What the cache knows costs nothing."""
@@ -128,12 +129,16 @@ class Cascading:
             return True  # there is no other way to answer all
         return score.labels < WORTH * left if self._cascade.forced else score.cost < WORTH * left * usd
 
-    def _cascaded(self, score: Score) -> CascadeReport:
+    def _chances(self, score: Score) -> np.ndarray:
+        """Probabilities of the choices for all inputs."""
         sampled = self._scoring.rows[self._said[self._scoring.rows] >= 0]
         chances = np.zeros((len(self._inputs), len(self._spec.choices)))
         chances[sampled] = score.fitted.scores  # of models that have not seen these rows
         others = np.setdiff1d(np.arange(len(self._inputs)), sampled)
         chances[others] = self._scoring.scores(score, others)
+        return chances
+
+    def _cascaded(self, score: Score, chances: np.ndarray) -> CascadeReport:
         scores, labels = judged(self._spec, chances, self._said)
         known = np.flatnonzero(self._said != UNKNOWN)
         room = self._asker.room()
@@ -150,7 +155,7 @@ class Cascading:
             self._ask(asked, "uncertain")
             learner.tell(judged(self._spec, chances[asked], self._said[asked])[1])
         verdict = learner.verdict()
-        self._remember(score, scores, labels[sampled])
+        self._remember(score, scores, labels[self._scoring.rows])
         self._store(score, chances, scores, verdict)
         return self._outcome(score, verdict)
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from sqluice.optimizer.cascade.head import Fitted
     from sqluice.workers.protocol import Asked
 
+MOST_KNOWN = 50_000
+"""Embeddings that are held."""
+
 _COMPARED = 2
 """Arguments that are embedded apart; more are embedded as one text."""
 
@@ -232,6 +235,7 @@ class _Embedder(_Source):
     def __init__(self, run: Run, spec: Spec) -> None:
         uri = str(run.settings["ai_embedder"])
         super().__init__(run, Spec("AI_EMBED", "embed", "FLOAT[]", model=uri), f"{spec.function} head")
+        self._known: dict[str, np.ndarray] = {}
 
     def features(self, texts: list[list[str]]) -> np.ndarray:
         """Float32 [n, d], NaN in rows that could not be embedded."""
@@ -242,10 +246,17 @@ class _Embedder(_Source):
         return np.concatenate(found, axis=1)
 
     def _embedded(self, texts: list[str]) -> np.ndarray:
-        model, _ = self._started()
-        asked = self._run.runner.pool.embed(model, texts, self._watch(), width=self._run.dimension(self._spec) or 0)
-        self._charge(asked, model)
-        return np.asarray(asked.values, np.float32)
+        """Each text once: the sides of a join come again and again."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            model, _ = self._started()
+            asked = self._run.runner.pool.embed(model, new, self._watch(), width=self._run.dimension(self._spec) or 0)
+            self._charge(asked, model)
+            self._known.update(zip(new, np.asarray(asked.values, np.float32), strict=True))
+        found = np.stack([self._known[text] for text in texts])
+        while len(self._known) > MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        return found
 
 
 class _Proxy(_Source):

@@ -440,3 +440,35 @@ def test_what_is_remembered_may_be_damaged(con: Connection, tmp_path: Path) -> N
         db.execute("UPDATE heads SET found = '{\"head\": 3}'")
     _, report = run(con, f"SELECT id FROM t WHERE {POSITIVE}")
     assert report.operators[0].cascades[0].scorer == "head"
+
+
+def test_pairs_of_a_join(con: Connection, oracle: Model) -> None:
+    """The pairs are one population; each side is embedded once."""
+    oracle.mark = 0.55
+    embedder = Embedder()
+    con.register_model("embedder", embedder)
+    sides = "FROM (SELECT * FROM t WHERE id < 60) a JOIN (SELECT * FROM t WHERE id >= 3950) b"
+    targets = "{'recall': 0.8, 'precision': 0.8}"
+    sql = f"SELECT a.id, b.id {sides} ON AI_FILTER(PROMPT('is {{0}} as {{1}}?', a.s, b.s), {targets})"
+    rows, report = run(con, sql)
+    assert report.label.startswith("certified")
+    assert report.calls < 60 * 50
+    assert sum(op.scored for op in report.operators) == 110
+    assert min(quality(set(rows), exact(con, sql))) >= 0.8
+
+
+def test_an_embedder_that_fails_costs_the_cascade_only(con: Connection) -> None:
+    class Broken(Embedder):
+        info = ModelInfo(name="broken", revision="1")
+
+        def embed(self, texts: Sequence[str]) -> np.ndarray:
+            raise RuntimeError("no memory")
+
+    con.register_model("broken", Broken())
+    con.register_model("oracle", Model(info=ModelInfo(name="oracle", revision="2", price_in=1000.0)))
+    run(con, "SET ai_mode = 'auto'")
+    run(con, "SET ai_embedder = 'broken'")
+    _, report = run(con, f"SELECT id FROM t WHERE {POSITIVE}")
+    assert report.label == "exact"
+    assert report.calls == ROWS
+    assert report.warnings
