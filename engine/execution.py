@@ -26,6 +26,7 @@ from sqluice.engine.operators.ask import marked
 from sqluice.engine.operators.cascade import FIRST_LOOK, LEAST_INPUTS, Cascading, may_begin, may_pay, not_begun
 from sqluice.engine.operators.filtering import Filtering
 from sqluice.engine.operators.inputs import Inputs
+from sqluice.engine.operators.top_k import TopK
 from sqluice.errors import NotSupportedError
 from sqluice.optimizer.ast import is_pinned, is_site, spec_of, sql
 from sqluice.optimizer.plan import ORDINAL, Ask, Keep, Stage
@@ -363,7 +364,8 @@ class Executor:
     def _cascading(self, ask: Ask, cascade: Cascade, inputs: str, table: str, done: int) -> CascadeReport:
         """Decide the numbered inputs beyond the first `done` as a cascade."""
         seed = int(self._run.settings["ai_seed"] or 0)
-        return Cascading(self._run, ask.spec, cascade, Inputs(self, ask, inputs, table, seed, done)).decide()
+        operator = TopK if cascade.top else Cascading
+        return operator(self._run, ask.spec, cascade, Inputs(self, ask, inputs, table, seed, done)).decide()
 
     def store(self, inputs: str, table: str, ids: pa.ChunkedArray | np.ndarray, given: Given) -> None:
         """Put the answers to numbered inputs into the table of a question's answers."""

@@ -2,6 +2,7 @@
 
     WHERE AI_FILTER(x)                    ->  a cascade with recall and precision; the result has the same
     SELECT AI_CLASSIFY(x, labels)         ->  a cascade with accuracy; so has the column
+    ORDER BY AI_SCORE(x) DESC LIMIT k     ->  a cascade that asks about rows that may be among the best k
     WHERE NOT AI_FILTER(x), count(*), ..  ->  a cascade that keeps its own contract; none for the result
 
 Questions that ask for text, numbers or several labels, and those that are evaluated row by row, go to the oracle.
@@ -32,10 +33,15 @@ def insert_cascades(plan: Plan, contracts: Mapping[int, Contract], *, forced: bo
     """The cascades of a plan by the number of their spec; `contracts` are those of specs that may be cascades."""
     if not forced and isinstance(plan.statement, _CHANGES):
         return {}
-    found = {
-        number: Cascade(contracts[number], forced=forced, apart=_apart(plan, number))
-        for number in sorted(_asked(plan) & contracts.keys())
-    }
+    found = {}
+    for number in sorted(_asked(plan) & contracts.keys()):
+        contract = contracts[number]
+        if contract.precision is None and contract.accuracy is None:
+            top = _top(plan, number)
+            if top:
+                found[number] = Cascade(contract, forced=forced, apart=None, top=top)
+        else:
+            found[number] = Cascade(contract, forced=forced, apart=_apart(plan, number))
     if len(found) < 2:
         return found
     different = {one.contract for one in found.values()}
@@ -77,14 +83,44 @@ def _asks(stage: Stage, number: int) -> bool:
     return number in sites or any(ask.spec == number for ask in stage.asks)
 
 
-def _passes_on(statement: exp.Expr, stage: str) -> bool:
-    """Whether each row of the stage becomes one row of the result, and nothing else does."""
+def _top(plan: Plan, number: int) -> int:
+    """How many rows with the best answers to a question are wanted; 0 where all are."""
+    if len(plan.stages) != 1 or _asks(replace(plan.stages[0], asks=()), number):
+        return 0
+    names = [ask.name for ask in plan.stages[0].asks if ask.spec == number and ask.guard is None]
+    select = _select(plan.statement)
+    if len(names) != 1 or select is None or not _passes_on(plan.statement, plan.stages[0].name, ends=True):
+        return 0
+    counts = [select.args[name].expression for name in ("limit", "offset") if select.args.get(name)]
+    order = select.args.get("order")
+    if not select.args.get("limit") or order is None or not all(isinstance(one, exp.Literal) for one in counts):
+        return 0
+    first = order.expressions[0]
+    aliases = {one.alias: one.this for one in select.expressions if isinstance(one, exp.Alias)}
+    key = first.this
+    if isinstance(key, exp.Column) and not key.table and key.name in aliases:
+        key = aliases[key.name]
+    falling = first.args.get("desc") and not first.args.get("nulls_first")
+    is_it = isinstance(key, exp.Column) and key.name == names[0]
+    return sum(int(one.name) for one in counts if one.name.isdigit()) if falling and is_it else 0
+
+
+def _select(statement: exp.Expr) -> exp.Select | None:
+    """The SELECT of a statement, where it has one."""
     select = statement.expression if isinstance(statement, exp.Create | exp.Insert) else statement
     if isinstance(select, exp.Subquery):
         select = select.this
-    if not isinstance(select, exp.Select):
+    return select if isinstance(select, exp.Select) else None
+
+
+def _passes_on(statement: exp.Expr, stage: str, *, ends: bool = False) -> bool:
+    """Whether each row of the stage becomes one row of the result, and nothing else does; with `ends` some of them,
+    by an ORDER BY with a LIMIT."""
+    select = _select(statement)
+    if select is None:
         return False
-    changing = ("joins", "where", "group", "having", "qualify", "distinct", "limit", "offset", "laterals", "sample")
+    changing = ["joins", "where", "group", "having", "qualify", "distinct", "laterals", "sample"]
+    changing += [] if ends else ["limit", "offset"]
     source = select.args.get("from_") or select.args.get("from")
     table = None if source is None else source.this
     if any(select.args.get(name) for name in changing) or not isinstance(table, exp.Table) or table.name != stage:

@@ -75,12 +75,13 @@ class Stage:
 class Cascade:
     """A question that cheaper tiers may decide within `contract`. `forced`: whatever it is expected to save. `apart`
     says why the contract is not one of the result; None where it is. `chain` holds the numbers of all whose predicates
-    must be true together, where there are several."""
+    must be true together, where there are several. With `top` only the rows with the `top` best scores are wanted."""
 
     contract: Contract
     forced: bool
     apart: str | None
     chain: frozenset[int] = frozenset()
+    top: int = 0
 
 
 @dataclass(slots=True)

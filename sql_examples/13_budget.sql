@@ -8,13 +8,16 @@ CREATE TABLE reviews AS FROM 'engine/data/reviews.csv';
 SET ai_cache = 'off';
 SET ai_budget = '40 calls';
 
-SELECT count(*) AS rows, count(AI_FILTER(PROMPT('Is this review positive? {0}', text))) AS answered FROM reviews;
+CREATE TABLE answers AS
+SELECT text, AI_FILTER(PROMPT('Is this review positive? {0}', text)) AS positive FROM reviews;
 
-SELECT calls, label FROM ai.runs ORDER BY started DESC LIMIT 1;
+SELECT count(*) AS rows, count(positive) AS answered FROM answers;
+
+SELECT calls, label FROM ai.runs WHERE calls > 0 ORDER BY started DESC LIMIT 1;
 
 SELECT tier, reason, count(*) AS inputs
 FROM ai.decisions
-WHERE run_id = (SELECT run_id FROM ai.runs ORDER BY started DESC LIMIT 1)
+WHERE run_id = (SELECT run_id FROM ai.runs WHERE calls > 0 ORDER BY started DESC LIMIT 1)
 GROUP BY ALL
 ORDER BY tier, reason;
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def contract_of(spec: Spec, settings: Mapping[str, Value]) -> Contract | None:
     """The contract of a question, from its options and else from the session's settings; None where only the oracle
-    can answer it: texts, numbers, embeddings and lists of labels."""
-    if spec.operation != "score" or spec.grades is not None or spec.multi:
+    can answer it: texts, embeddings and lists of labels. That of a score is about the best ones: recall alone."""
+    if spec.operation != "score" or spec.multi:
         return None
     given = dict(spec.options)
 
@@ -25,6 +25,8 @@ def contract_of(spec: Spec, settings: Mapping[str, Value]) -> Contract | None:
 
     if spec.returns == "BOOLEAN" and "accuracy" not in given:
         return Contract(recall=value("recall"), precision=value("precision"), delta=value("delta"))
+    if spec.returns == "DOUBLE":
+        return Contract(recall=value("recall"), delta=value("delta"))
     if spec.returns in ("BOOLEAN", "VARCHAR"):
         return Contract(accuracy=value("accuracy"), delta=value("delta"))
     return None

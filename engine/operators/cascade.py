@@ -16,7 +16,7 @@ from sqluice.engine.report import CascadeReport
 from sqluice.errors import ModelError
 from sqluice.optimizer.cascade.constraints import constraints_of, told
 from sqluice.optimizer.cascade.drift import profile
-from sqluice.optimizer.cascade.learner import UNKNOWN, YES, Learner
+from sqluice.optimizer.cascade.learner import ACCEPT, BOTH, UNKNOWN, YES, Learner
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,6 +61,7 @@ class Cascading:
         self._scoring = Scoring(run, number, inputs)
         self._chain = run.chain(cascade)
         self._constraints = self._promised()
+        self._everything = np.arange(len(inputs))
         self._said = np.full(len(inputs), UNKNOWN, np.int64)
         """The oracle's answers as numbers of choices; -1 for NULL."""
 
@@ -72,12 +73,12 @@ class Cascading:
 
     def decide(self) -> CascadeReport:
         """Answer every input; what it came to."""
-        everything = np.arange(len(self._inputs))
-        self._look_up(everything)
+        self._look_up(self._everything)
         room = self._asker.room()
-        sample = self._open(everything)[: FIRST_SAMPLE if room is None else min(FIRST_SAMPLE, max(room // 2, 1))]
+        most = FIRST_SAMPLE if room is None else min(FIRST_SAMPLE, max(room // 2, 1))
+        sample = self._open(self._everything)[:most]
         self._ask(sample, "sample")
-        if self._asker.room() is None and len(self._open(everything)) < LEAST_INPUTS - FIRST_SAMPLE:
+        if self._asker.room() is None and len(self._open(self._everything)) < LEAST_INPUTS - FIRST_SAMPLE:
             return self._exact(TOO_LITTLE)
         try:
             score = self._chosen(sample)
@@ -108,12 +109,12 @@ class Cascading:
         self._scoring.add(sample)
         before: Score | None = None
         while True:
-            left = len(self._open(np.arange(len(self._inputs))))
+            left = len(self._open(self._everything))
             usd = self._oracle_usd()
             score = self._scoring.best(self._said[sample], self._constraints, left, usd, self._seed)
             gained = np.inf if before is None else before.cost - score.cost
             bought = usd * len(sample) / 2 * max(1 - score.labels / max(left, 1), 0.0)
-            more = self._open(np.arange(len(self._inputs)))[: len(sample)]
+            more = self._open(self._everything)[: len(sample)]
             room = self._asker.room()
             if room is not None and room < 4 * len(sample):
                 return score
@@ -134,7 +135,7 @@ class Cascading:
         sampled = self._scoring.rows[self._said[self._scoring.rows] >= 0]
         chances = np.zeros((len(self._inputs), len(self._spec.choices)))
         chances[sampled] = score.fitted.scores  # of models that have not seen these rows
-        others = np.setdiff1d(np.arange(len(self._inputs)), sampled)
+        others = np.setdiff1d(self._everything, sampled)
         chances[others] = self._scoring.scores(score, others)
         return chances
 
@@ -146,18 +147,18 @@ class Cascading:
             self._constraints,
             np.random.default_rng(self._seed),
             most_labels=None if room is None else len(known) + room,
-            matches=matches(self._spec),
+            side=ACCEPT if matches(self._spec) else BOTH,
         )
         learner.add(scores, self._inputs.n_rows)
         learner.know(known, labels[known])
         learner.close()
-        while len(asked := learner.wanted()) and (room is None or (self._asker.room() or 0) >= len(asked)):
+        while len(asked := learner.wanted()) and self._affordable(len(asked)) == len(asked):
             self._ask(asked, "uncertain")
             learner.tell(judged(self._spec, chances[asked], self._said[asked])[1])
         verdict = learner.verdict()
         self._remember(score, scores, labels[self._scoring.rows])
         self._store(score, chances, scores, verdict)
-        return self._outcome(score, verdict)
+        return self._report(score.name, verdict, told(self._cascade.contract))
 
     def _remember(self, score: Score, scores: np.ndarray, labels: np.ndarray) -> None:
         """Keep a head that was trained here for later runs, with what its rows were like."""
@@ -171,11 +172,20 @@ class Cascading:
             self._run.runner.stop()
             given = self._run.answers(self._number, self._inputs.texts(window), self._inputs.n_rows[window], reason)
             self._inputs.store(window, given)
-            self._said[window] = self._numbers(given.values)
+            self._keep(window, given.values)
+
+    def _keep(self, rows: np.ndarray, values: pa.Array) -> None:
+        """What the oracle said."""
+        self._said[rows] = self._numbers(values)
+
+    def _affordable(self, rows: int) -> int:
+        """So many rows, or what the budget leaves."""
+        room = self._asker.room()
+        return rows if room is None else min(rows, room)
 
     def _exact(self, why: str) -> CascadeReport:
         """The oracle answers what is left."""
-        self._ask(self._open(np.arange(len(self._inputs))), "exact")
+        self._ask(self._open(self._everything), "exact")
         if self._chain is not None:
             self._chain.settle(self._number, {}, certified=True)
         n = len(self._inputs)
@@ -210,17 +220,16 @@ class Cascading:
             return pa.array(accepted)
         return pa.array(self._spec.choices).take(pa.array(chances.argmax(axis=1)))
 
-    def _outcome(self, score: Score, verdict: Verdict) -> CascadeReport:
+    def _report(self, scorer: str, verdict: Verdict, contract: str) -> CascadeReport:
         n, usd = len(self._inputs), self._oracle_usd()
         if self._chain is not None:
             self._chain.settle(self._number, verdict.reached, certified=verdict.certified)
-        contract = told(self._cascade.contract)
         sure = verdict.certified
         label = f"certified({contract}, {verdict.labels:,} labels)" if sure else f"uncertified({verdict.reason})"
         return CascadeReport(
             contract,
             label,
-            score.name,
+            scorer,
             n,
             verdict.labels,
             nulls=verdict.nulls,

@@ -80,6 +80,10 @@ class Scoring:
             if self._proxy is not None:
                 self._chances.append(self._proxy.chances(texts))
 
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """Embeddings of some inputs, float32 [n, d]."""
+        return self._embedder.features(self._inputs.texts(rows))
+
     def best(
         self, said: np.ndarray, constraints: Sequence[Constraint], left: int, oracle_usd: float, seed: int
     ) -> Score:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from sqluice.optimizer.cascade.constraints import Constraint
 
 UNKNOWN, NULL, NO, YES = -2, -1, 0, 1
+
+Side: TypeAlias = Literal["both", "accept", "reject"]
+BOTH: Side = "both"
+ACCEPT: Side = "accept"
+REJECT: Side = "reject"
 
 PILOT_SHARE, LEAST_PILOT = 0.005, 200
 MIDDLE_STEP, DRAWS_STEP = 0.2, 0.1
@@ -91,14 +96,14 @@ class Learner:
         generator: np.random.Generator,
         *,
         most_labels: int | None = None,
-        matches: bool = False,
+        side: Side = BOTH,
     ) -> None:
-        """`most_labels` is a hard cap. With `matches` a label says whether the proxy's answer is the oracle's, and a
-        row without one keeps the proxy's."""
+        """`most_labels` is a hard cap. With side ACCEPT a label says whether the proxy's answer is the oracle's, and a
+        row without one keeps the proxy's; with REJECT no row is accepted without a label."""
         self._constraints = constraints_of(contract) if isinstance(contract, Contract) else tuple(contract)
         self._generator = generator
         self._cap = most_labels
-        self._matches = matches
+        self._side = side
         self._scores = np.zeros(0)
         self._mass = np.zeros(0)
         self._labels = np.zeros(0, np.int8)
@@ -245,7 +250,7 @@ class Learner:
         """Rows so near the split that the last digits of their score decide: those differ from batch to batch."""
         accepted = self._accepted()
         below, above = self._scores[~accepted], self._scores[accepted]
-        if not len(below) or not len(above) or self._matches:
+        if not len(below) or not len(above) or self._side != BOTH:
             return _EMPTY
         edge = (below.max() + above.min()) / 2
         return np.asarray(unknown[np.abs(self._scores[unknown] - edge) <= BAND])
@@ -286,7 +291,8 @@ class Learner:
         return rows
 
     def _best_split(self, rows: Open) -> int:
-        return 0 if self._matches else split_of(rows, self._constraints)
+        sides = {ACCEPT: 0, REJECT: len(rows.rate)}
+        return sides[self._side] if self._side in sides else split_of(rows, self._constraints)
 
     def _open(self, bins: np.ndarray, means: np.ndarray, split: int | None) -> Open:
         """The rows without a label, summed up by bins."""
@@ -347,7 +353,7 @@ class Learner:
     def _accepted(self) -> np.ndarray:
         """Bool [n]: what becomes of each row if it keeps no label."""
         if self._split is None or self._bins is None:
-            return np.full(len(self._scores), self._matches) if self._matches else self._scores >= _HALF
+            return self._scores >= {ACCEPT: -math.inf, REJECT: math.inf}.get(self._side, _HALF)
         return np.asarray(self._bins >= self._split)
 
     def _bought(self) -> int:

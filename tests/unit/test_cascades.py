@@ -472,3 +472,54 @@ def test_an_embedder_that_fails_costs_the_cascade_only(con: Connection) -> None:
     assert report.label == "exact"
     assert report.calls == ROWS
     assert report.warnings
+
+
+def best(con: Connection, k: int) -> tuple[set[Any], Any]:
+    """The best k rows, and the report."""
+    rows, report = run(
+        con, f"SELECT id, AI_SCORE(PROMPT('is {{0}} positive?', s)) AS x FROM t ORDER BY x DESC LIMIT {k}"
+    )
+    assert len(rows) == k
+    assert all(x is not None for _, x in rows)
+    return {row for row, _ in rows}, report
+
+
+class Graded(Model):
+    """A probability for each text."""
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+        """Log-probabilities that rise with the number."""
+        self.asked += [prompt.args[0] for prompt in prompts]
+        yes = [1 / (1 + np.exp(4 - 8 * (values(p.args[0])[0] + BLUR * noise(p.args[0])))) for p in prompts]
+        return np.log(np.array([[one, 1 - one] for one in yes], np.float32))
+
+
+def test_the_best_rows_are_found_without_a_score_for_each(con: Connection) -> None:
+    oracle = Graded(info=ModelInfo(name="oracle", revision="6"))
+    con.register_model("oracle", oracle)
+    run(con, "SET ai_recall = 0.9")
+    found, report = best(con, 200)
+    assert report.calls == len(set(oracle.asked)) < 0.6 * ROWS
+    assert report.label.startswith("certified(recall of the best 200 >= 0.9, delta 0.05")
+    run(con, "SET ai_mode = 'exact'")
+    true, _ = best(con, 200)
+    assert len(found & true) >= 180
+
+
+def test_a_few_best_rows_cannot_be_proven_without_all(con: Connection) -> None:
+    con.register_model("oracle", Graded(info=ModelInfo(name="oracle", revision="6")))
+    found, _ = best(con, 3)
+    run(con, "SET ai_mode = 'exact'")
+    assert found == best(con, 3)[0]
+
+
+def test_the_best_rows_within_a_budget(con: Connection) -> None:
+    oracle = Graded(info=ModelInfo(name="oracle", revision="6"))
+    con.register_model("oracle", oracle)
+    run(con, "SET ai_budget = '800 calls'")
+    found, report = best(con, 20)
+    assert len(oracle.asked) <= 800
+    assert report.label == "uncertified(budget)"
+    run(con, "RESET ai_budget")
+    run(con, "SET ai_mode = 'exact'")
+    assert len(found & best(con, 20)[0]) >= 17
