@@ -476,9 +476,8 @@ def test_an_embedder_that_fails_costs_the_cascade_only(con: Connection) -> None:
 
 def best(con: Connection, k: int) -> tuple[set[Any], Any]:
     """The best k rows, and the report."""
-    rows, report = run(
-        con, f"SELECT id, AI_SCORE(PROMPT('is {{0}} positive?', s)) AS x FROM t ORDER BY x DESC LIMIT {k}"
-    )
+    score = "AI_SCORE(PROMPT('is {0} positive?', s))"
+    rows, report = run(con, f"SELECT id, {score} AS x FROM t ORDER BY x DESC LIMIT {k}")
     assert len(rows) == k
     assert all(x is not None for _, x in rows)
     return {row for row, _ in rows}, report
