@@ -156,8 +156,9 @@ def _question(step: Ask, run: Run, cascade: Cascade | None) -> dict[str, Any]:
     if step.guard is not None:
         asked["only_where"] = sql(step.guard)
     if cascade is not None:
+        of = f"of the best {cascade.top:,}: " if cascade.top else ""
         asked["cascade"] = {
-            "contract": told(cascade.contract),
+            "contract": of + told(cascade.contract),
             "forced": cascade.forced,
             "result": cascade.apart is None,
         }
