@@ -42,11 +42,17 @@ def insert_cascades(plan: Plan, contracts: Mapping[int, Contract], *, forced: bo
                 found[number] = Cascade(contract, forced=forced, apart=None, top=top)
         else:
             found[number] = Cascade(contract, forced=forced, apart=_apart(plan, number))
-    if len(found) < 2:
+    in_filters = {spec_of(site) for stage in plan.stages for one in stage.filters for site in own_sites(one)}
+    if len(found) < 2 and (len(in_filters) < 2 or in_filters.isdisjoint(found)):
         return found
     different = {one.contract for one in found.values()}
-    together = len(different) == 1 and all(one.apart is None for one in found.values())
-    if together and all(one.contract.recall for one in found.values()) and not plan.stages[0].asks:
+    alike = len(different) == 1 and all(one.apart is None for one in found.values())
+    if (
+        alike
+        and in_filters == found.keys()
+        and all(one.contract.recall for one in found.values())
+        and not plan.stages[0].asks
+    ):
         return {number: replace(one, chain=frozenset(found)) for number, one in found.items()}
     return {number: replace(one, apart=COMPOSITION) for number, one in found.items()}
 
@@ -71,11 +77,25 @@ def _apart(plan: Plan, number: int) -> str | None:
     here = [stage for stage in plan.stages if _asks(stage, number)]
     if len(here) != 1 or len(plan.stages) != 1 or not _passes_on(plan.statement, here[0].name):
         return COMPOSITION
-    stage = here[0]
-    in_filters = any(spec_of(site) == number for one in stage.filters for site in own_sites(one))
-    in_asks = any(ask.spec == number for ask in stage.asks)
-    alone = all(is_site(one) for one in stage.filters if any(spec_of(site) == number for site in own_sites(one)))
-    return None if in_filters != in_asks and (in_asks or alone) else COMPOSITION
+    stage, names = here[0], [ask.name for ask in here[0].asks if ask.spec == number]
+    filters = [one for one in stage.filters if own_sites(one)]
+    in_filters = any(spec_of(site) == number for one in filters for site in own_sites(one))
+    if in_filters:
+        return None if not names and not stage.keeps and all(map(is_site, filters)) else COMPOSITION
+    return None if len(names) == 1 and _shown_as_it_is(plan.statement, names[0]) else COMPOSITION
+
+
+def _shown_as_it_is(statement: exp.Expr, name: str) -> bool:
+    """Whether answers are columns of the result, and nothing is made of them."""
+    select = _select(statement)
+    assert select is not None
+    for column in select.find_all(exp.Column):
+        place = column.parent
+        if isinstance(place, exp.Alias):
+            place = place.parent
+        if column.name == name and not isinstance(place, exp.Select | exp.Ordered):
+            return False
+    return True
 
 
 def _asks(stage: Stage, number: int) -> bool:

@@ -139,13 +139,17 @@ class Cascading:
         chances[others] = self._scoring.scores(score, others)
         return chances
 
+    def _generator(self, known: int) -> np.random.Generator:
+        """Draws that have nothing to do with those of an earlier run, which may have left some of the known labels."""
+        return np.random.default_rng([self._seed, known])
+
     def _cascaded(self, score: Score, chances: np.ndarray) -> CascadeReport:
         scores, labels = judged(self._spec, chances, self._said)
         known = np.flatnonzero(self._said != UNKNOWN)
         room = self._asker.room()
         learner = Learner(
             self._constraints,
-            np.random.default_rng(self._seed),
+            self._generator(len(known)),
             most_labels=None if room is None else len(known) + room,
             side=ACCEPT if matches(self._spec) else BOTH,
         )

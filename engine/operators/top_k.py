@@ -99,7 +99,7 @@ class TopK(Cascading):
         known = np.flatnonzero(self._said != UNKNOWN)
         room = self._asker.room()
         most = None if room is None else len(known) + room
-        learner = Learner([promise], np.random.default_rng(self._seed), most_labels=most, side=REJECT)
+        learner = Learner([promise], self._generator(len(known)), most_labels=most, side=REJECT)
         learner.add(np.clip(chances, 0, 1), self._inputs.n_rows)
         learner.know(known, self._above(known, mark))
         learner.close()

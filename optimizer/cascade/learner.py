@@ -115,6 +115,7 @@ class Learner:
         self._wanted: Wanted | None = None
         self._drawn = self._middle = 0
         self._certified = False
+        """At the last look; labels may still come for rows near the split."""
         self.given_up = False
         """Whether all rows go to the oracle, since proving anything less would cost as much."""
         self.predicted = math.nan
@@ -241,8 +242,8 @@ class Learner:
             wealth.missing(one.allowed(rows.output, rows.total))
             for one, wealth in zip(self._constraints, self._wealth, strict=True)
         ]
-        if max(missing) <= 0:
-            self._certified = True
+        self._certified = max(missing) <= 0
+        if self._certified:
             return Wanted(self._near_split(unknown))
         return self._by_plan(rows, plan_of(rows, self._constraints, missing), unknown)
 

@@ -241,6 +241,8 @@ def test_two_predicates_keep_one_contract_together(con: Connection) -> None:
         f"SELECT count(*) FROM t WHERE {POSITIVE}",
         f"SELECT id FROM t WHERE NOT {POSITIVE}",
         f"SELECT DISTINCT id % 10 FROM t WHERE {POSITIVE}",
+        f"SELECT id FROM t WHERE {POSITIVE} AND AI_SCORE(PROMPT('of {{0}}', s)) > 0.2",
+        f"SELECT id, NOT {POSITIVE} FROM t",
     ],
 )
 def test_the_result_inherits_no_contract_that_does_not_compose(con: Connection, sql: str) -> None:
@@ -417,7 +419,7 @@ def test_a_head_is_remembered_and_certified_anew(con: Connection) -> None:
     rows, again = run(con, sql)
     (before,), (now,) = first.operators[0].cascades, again.operators[0].cascades
     assert (before.scorer, now.scorer) == ("head", "remembered head")
-    assert now.labels < 1.15 * before.labels
+    assert now.labels < 1.3 * before.labels
     assert not now.drift
     assert again.label.startswith("certified")
     assert min(quality(set(rows), exact(con, sql))) >= 0.95
