@@ -317,10 +317,12 @@ def _draw_to_file(reader: object, file: object) -> None:
 
 def _after(cursor: Cursor, *, report: bool) -> None:
     """Warnings, and the report when asked for."""
-    from sqluice.engine.running import warnings_of
+    from sqluice.engine.running import contract_note, warnings_of
 
     for text in warnings_of(cursor):
         _say(f"warning: {text}")
+    if note := contract_note(cursor):
+        _say(note)
     if report and cursor.report is not None:
         _say(str(cursor.report))
 

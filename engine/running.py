@@ -80,6 +80,12 @@ def warnings_of(cursor: Cursor) -> list[str]:
     return lines
 
 
+def contract_note(cursor: Cursor) -> str:
+    """What the result can be trusted for, where cheaper tiers than the oracle have decided rows; else empty."""
+    label = getattr(getattr(cursor, "report", None), "label", None)
+    return f"answers {label}" if label and label != "exact" else ""
+
+
 def printable(lines: Iterable[str]) -> str:
     """Text for a terminal: what a row or a server wrote must not steer it."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in "\n".join(lines))

@@ -15,6 +15,7 @@ from sqluice import config
 from sqluice.engine import output
 from sqluice.engine.running import (
     BATCH_ROWS,
+    contract_note,
     execute,
     out_console,
     plan_text,
@@ -177,7 +178,8 @@ class Shell:
 
         calls = int(getattr(self._last and self._last.report, "calls", 0) or 0)
         asked = f"{calls:,} model call{'' if calls == 1 else 's'}" if calls else ""
-        parts = [footer, duration(seconds) if self.options.timer else "", asked]
+        note = contract_note(self._last) if self._last is not None else ""
+        parts = [footer, duration(seconds) if self.options.timer else "", asked, note]
         say("  ".join(part for part in parts if part))
 
     def _help(self, _argument: str) -> None:

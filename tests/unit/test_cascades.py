@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import sqluice
+from sqluice.engine.running import contract_note
 from sqluice.errors import Error
 from sqluice.types import ModelInfo
 
@@ -524,3 +525,13 @@ def test_the_best_rows_within_a_budget(con: Connection) -> None:
     run(con, "RESET ai_budget")
     run(con, "SET ai_mode = 'exact'")
     assert len(found & best(con, 20)[0]) >= 17
+
+
+def test_people_are_told_what_a_result_is_worth(con: Connection) -> None:
+    cursor = con.cursor()
+    cursor.execute(f"SELECT id FROM t WHERE {POSITIVE}")
+    assert len(cursor.fetchall()) > 0
+    assert contract_note(cursor).startswith("answers certified(recall >= 0.95")
+    cursor.execute("SET ai_mode = 'exact'")
+    cursor.execute("SELECT AI_FILTER(s) FROM t WHERE id < 3").fetchall()
+    assert not contract_note(cursor)
