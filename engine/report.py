@@ -46,7 +46,7 @@ class CascadeReport:
             for what, value in (("rejects up to", self.tau_low), ("accepts from", self.tau_high))
             if value is not None
         ]
-        proven = [f"{name} {value:.3f} proven" for name, value in self.reached.items()]
+        proven = [f"{name} {value:.3f} proven" for name, value in self.reached.items() if value > 0]
         nulls = [f"{self.nulls:,} NULL answers left out"] if self.nulls else []
         facts = [
             self.label,

@@ -32,8 +32,8 @@ ACCURACY = Contract(accuracy=TARGET, delta=DELTA)
 
 def calibrated(generator: np.random.Generator) -> Population:
     """Scores that are probabilities."""
-    scores = generator.beta(0.3, 0.5, 1200)
-    return scores, generator.random(1200) < scores, np.ones(1200)
+    scores = generator.beta(0.3, 0.5, 900)
+    return scores, generator.random(900) < scores, np.ones(900)
 
 
 def miscalibrated(generator: np.random.Generator) -> Population:
@@ -44,9 +44,9 @@ def miscalibrated(generator: np.random.Generator) -> Population:
 
 def rare(generator: np.random.Generator) -> Population:
     """One row in two hundred is a yes."""
-    truth = generator.random(2000) < 0.005
+    truth = generator.random(1200) < 0.005
     logits = generator.normal(truth * 4.0 - 4, 1)
-    return 1 / (1 + np.exp(-logits)), truth, np.ones(2000)
+    return 1 / (1 + np.exp(-logits)), truth, np.ones(1200)
 
 
 def ties(generator: np.random.Generator) -> Population:
@@ -57,11 +57,11 @@ def ties(generator: np.random.Generator) -> Population:
 
 def hidden(generator: np.random.Generator) -> Population:
     """A good score, but for a cluster of yes at the very lowest ones, as many as may be missed."""
-    scores = generator.beta(0.2, 0.4, 1500)
-    truth = generator.random(1500) < scores
-    lowest = np.argsort(scores)[:200]
-    truth[generator.choice(lowest, 60, replace=False)] = True
-    return scores, truth, np.ones(1500)
+    scores = generator.beta(0.2, 0.4, 1000)
+    truth = generator.random(1000) < scores
+    lowest = np.argsort(scores)[:140]
+    truth[generator.choice(lowest, 40, replace=False)] = True
+    return scores, truth, np.ones(1000)
 
 
 def inverted(generator: np.random.Generator) -> Population:
@@ -140,7 +140,7 @@ def test_the_proof_is_what_keeps_them(family: Family, monkeypatch: pytest.Monkey
 
 
 def test_a_larger_delta_costs_fewer_labels_and_is_kept_too() -> None:
-    loose = [replay(calibrated, Contract(TARGET, TARGET, delta=0.4), seed) for seed in range(200)]
-    strict = [replay(calibrated, BOTH, seed) for seed in range(200)]
+    loose = [replay(calibrated, Contract(TARGET, TARGET, delta=0.4), seed) for seed in range(80)]
+    strict = [replay(calibrated, BOTH, seed) for seed in range(80)]
     assert np.mean([labels for _, labels in loose]) < np.mean([labels for _, labels in strict])
-    assert sum(missed for missed, _ in loose) <= most_misses(200, 0.4)
+    assert sum(missed for missed, _ in loose) <= most_misses(80, 0.4)
