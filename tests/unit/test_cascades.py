@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-import zlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-import sqluice
 from sqluice.engine.running import contract_note
 from sqluice.errors import Error
 from sqluice.types import ModelInfo
+from support.numbers import BLUR, POSITIVE, ROWS, Embedder, Model, Proxy, connected, exact, noise, quality, run, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,82 +21,6 @@ if TYPE_CHECKING:
 
     from sqluice import Connection
     from sqluice.types import Prompt
-
-ROWS = 4000
-BLUR = 0.06
-POSITIVE = "AI_FILTER(PROMPT('is {0} positive?', s))"
-
-
-def values(text: str) -> np.ndarray:
-    """The numbers in a text."""
-    return np.array([float(one) for one in re.findall(r"0\.\d+", text)])
-
-
-def noise(text: str) -> float:
-    """A number around 0 that depends on the text."""
-    return float(np.random.default_rng(zlib.crc32(text.encode())).normal())
-
-
-@dataclass
-class Model:
-    """Says yes where the number asked about exceeds a mark, a little blurred; counts what it is asked."""
-
-    price: float = 0.0
-    seconds: float = 0.0
-    fails: Callable[[str], bool] = lambda _text: False
-    mark: float = 0.6
-    asked: list[str] = field(default_factory=list)
-    info: ModelInfo = field(default_factory=lambda: ModelInfo(name="oracle", revision="1"))
-
-    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
-        """Log-probabilities; NaN for rows that fail."""
-        self.asked += [prompt.args[0] for prompt in prompts]
-        found = np.full((len(prompts), len(choices)), np.log(0.02), np.float32)
-        for at, prompt in enumerate(prompts):
-            found[at, self.choice(prompt, len(choices))] = np.log(0.97)
-            if self.fails(prompt.args[0]):
-                found[at] = np.nan
-        return found
-
-    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Six tokens for every prompt."""
-        return [6] * len(prompts)
-
-    def choice(self, prompt: Prompt, k: int) -> int:
-        """Which choice is right: of two the first where the number is high, of more by its size."""
-        which = 1 if "second" in prompt.template else 0
-        value = float(values(prompt.args[0])[which] + BLUR * noise(prompt.args[0]))
-        return int(value <= self.mark) if k == 2 else int(np.clip(value * k, 0, k - 1))
-
-
-class Embedder:
-    """Directions that turn with the numbers in a text."""
-
-    info = ModelInfo(name="embedder", revision="1")
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Float32 [n, 8], unit norm."""
-        rows = []
-        for text in texts:
-            u = np.resize(values(text), 2) if len(values(text)) else np.zeros(2)
-            rows.append([*np.cos(np.pi * u), *np.sin(np.pi * u), *np.cos(2 * np.pi * u), *np.sin(2 * np.pi * u)])
-        found = np.array(rows, np.float32)
-        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
-
-
-class Proxy(Model):
-    """A score of its own for each text."""
-
-    def __init__(self, score: Callable[[str], float]) -> None:
-        super().__init__(info=ModelInfo(name="proxy", revision="1"))
-        self.rule = score
-
-    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
-        """Log-probabilities by the rule."""
-        self.asked += [prompt.args[0] for prompt in prompts]
-        yes = np.array([self.rule(prompt.args[0]) for prompt in prompts])
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(np.stack([yes, 1 - yes], axis=1)), np.float32)
 
 
 @pytest.fixture
@@ -109,37 +31,9 @@ def oracle() -> Model:
 @pytest.fixture
 def con(oracle: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     monkeypatch.setenv("SQLUICE_HOME", str(tmp_path))
-    connection = sqluice.connect(ai_cache="off", ai_mode="cascade", ai_oracle="oracle", ai_embedder="embedder")
-    connection.register_model("oracle", oracle)
-    connection.register_model("embedder", Embedder())
-    generator = np.random.default_rng(5)
-    rows = [
-        f"({at}, 'item 0.{a:06d} and 0.{b:06d}')" for at, (a, b) in enumerate(generator.integers(1, 10**6, (ROWS, 2)))
-    ]
-    connection.cursor().execute(f"CREATE TABLE t AS SELECT * FROM (VALUES {', '.join(rows)}) AS v(id, s)")
+    connection = connected(oracle)
     yield connection
     connection.close()
-
-
-def run(con: Connection, sql: str) -> tuple[list[Any], Any]:
-    """Rows and report."""
-    cursor = con.cursor()
-    cursor.execute(sql)
-    return (cursor.fetchall() if cursor.description else []), cursor.report
-
-
-def exact(con: Connection, sql: str) -> set[Any]:
-    """What the oracle on every row gives."""
-    cursor = con.cursor()
-    cursor.execute("SET ai_mode = 'exact'")
-    rows = set(cursor.execute(sql).fetchall())
-    cursor.execute("SET ai_mode = 'cascade'")
-    return rows
-
-
-def quality(found: set[Any], true: set[Any]) -> tuple[float, float]:
-    """Recall and precision."""
-    return len(found & true) / len(true), len(found & true) / len(found)
 
 
 def test_a_filter_keeps_its_contract_with_fewer_calls(con: Connection, oracle: Model) -> None:
@@ -349,69 +243,6 @@ def test_changes_of_rows_are_exact_unless_cascades_are_asked_for(con: Connection
     run(con, "SET ai_mode = 'auto'")
     _, report = run(con, f"DELETE FROM t WHERE {POSITIVE}")
     assert report.label == "exact"
-
-
-@pytest.mark.parametrize("calls", [1, 40, 700, 1500])
-def test_a_budget_of_calls_is_a_hard_cap(con: Connection, oracle: Model, calls: int) -> None:
-    run(con, f"SET ai_budget = '{calls} calls'")
-    rows, report = run(con, f"SELECT id, {POSITIVE} FROM t")
-    assert len(oracle.asked) <= calls
-    assert report.label == "uncertified(budget)" if calls < 700 else report.label
-    assert sum(answer is None for _, answer in rows) == 0
-    run(con, "RESET ai_budget")
-    right = len(set(rows) & exact(con, f"SELECT id, {POSITIVE} FROM t")) / ROWS
-    assert right > (0.9 if calls > 600 else 0.5)
-
-
-def test_a_budget_that_does_for_all_changes_nothing(con: Connection, oracle: Model) -> None:
-    _, report = run(con, "SELECT id FROM t WHERE AI_FILTER(s, {'budget': 100000}) AND id < 100")
-    assert report.label == "exact"
-    assert len(oracle.asked) == len(set(oracle.asked)) == 100
-
-
-def test_what_a_budget_leaves_unanswered_is_null_and_says_so(con: Connection, oracle: Model) -> None:
-    run(con, "SET ai_budget = '10 calls'")
-    rows, report = run(con, "SELECT AI_SCORE(s) FROM t WHERE id < 50")
-    assert len(oracle.asked) == 10
-    assert sum(score is None for (score,) in rows) == 40
-    states, _ = run(
-        con, f"SELECT status, reason, count(*) FROM ai.decisions WHERE run_id = '{report.run_id}' GROUP BY ALL"
-    )
-    assert set(states) == {("answered", "exact", 10), ("capped", "budget", 40)}
-    assert report.warnings == 1
-
-
-def test_attempts_that_are_repeated_count(con: Connection) -> None:
-    oracle = Model(info=ModelInfo(name="oracle", revision="4"))
-    tries: list[int] = []
-    inner = oracle.score
-
-    def failing(prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
-        tries.append(len(prompts))
-        if any(prompt.args[0].endswith("3") for prompt in prompts):
-            raise RuntimeError("no")
-        return inner(prompts, choices)
-
-    oracle.score = failing  # type: ignore[method-assign]
-    con.register_model("oracle", oracle)
-    run(con, "SET ai_budget = '200 calls'")
-    run(con, "SELECT AI_SCORE(s) FROM t WHERE id < 500")
-    assert sum(tries) <= 200
-
-
-@pytest.mark.parametrize("budget", ["0 calls", "5 apples", "1.5 calls", "-3 calls"])
-def test_a_budget_that_is_none(con: Connection, budget: str) -> None:
-    with pytest.raises(Error, match="ai_budget"):
-        run(con, f"SET ai_budget = '{budget}'")
-
-
-def test_a_budget_of_money(con: Connection) -> None:
-    oracle = Model(info=ModelInfo(name="oracle", revision="5", price_in=1000.0))
-    con.register_model("oracle", oracle)
-    run(con, "SET ai_budget = '3 usd'")
-    _, report = run(con, f"SELECT id FROM t WHERE {POSITIVE}")
-    assert report.cost_usd <= 3
-    assert report.label == "uncertified(budget)"
 
 
 def test_a_head_is_remembered_and_certified_anew(con: Connection) -> None:
