@@ -15,7 +15,6 @@ from sqluice.engine.operators.scoring import Scoring, judged, matches
 from sqluice.engine.report import CascadeReport
 from sqluice.errors import ModelError
 from sqluice.optimizer.cascade.constraints import constraints_of, told
-from sqluice.optimizer.cascade.drift import profile
 from sqluice.optimizer.cascade.learner import ACCEPT, BOTH, UNKNOWN, YES, Learner
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ LEAST_INPUTS = 1000
 """Fewer inputs than this are left to the oracle: the sample would be a good part of them."""
 
 FIRST_SAMPLE, LARGEST_SAMPLE = 200, 3200
+"""A remembered head needs no training: with one, half the first sample is enough."""
+
 LARGEST_SHARE = 8
 """The sample never grows beyond one row in so many."""
 
@@ -45,6 +46,9 @@ WORTH = 0.9
 
 LEAST_SECONDS = 10
 """What is left has to keep this machine busy for so long, or cost as much, for `auto` to think of a cascade."""
+
+
+_NONE = np.zeros(0, np.int64)
 
 
 class Cascading:
@@ -64,6 +68,8 @@ class Cascading:
         self._everything = np.arange(len(inputs))
         self._said = np.full(len(inputs), UNKNOWN, np.int64)
         """The oracle's answers as numbers of choices; -1 for NULL."""
+        self._fresh = True
+        """Whether nothing was known before, so that the sample is one of all inputs."""
 
     def _promised(self) -> tuple[Constraint, ...]:
         """What this cascade has to keep, alone or with others."""
@@ -75,7 +81,8 @@ class Cascading:
         """Answer every input; what it came to."""
         self._look_up(self._everything)
         room = self._asker.room()
-        most = FIRST_SAMPLE if room is None else min(FIRST_SAMPLE, max(room // 2, 1))
+        first = FIRST_SAMPLE if self._scoring.memory.head is None else FIRST_SAMPLE // 2
+        most = first if room is None else min(first, max(room // 2, 1))
         sample = self._open(self._everything)[:most]
         self._ask(sample, "sample")
         if self._asker.room() is None and len(self._open(self._everything)) < LEAST_INPUTS - FIRST_SAMPLE:
@@ -96,6 +103,7 @@ class Cascading:
         """What the cache knows costs nothing."""
         for window in self._inputs.windows(rows):
             known = self._asker.is_cached(self._inputs.texts(window))
+            self._fresh = self._fresh and not known.any()
             self._ask(window[known], "sample")
 
     def _open(self, rows: np.ndarray) -> np.ndarray:
@@ -118,7 +126,8 @@ class Cascading:
             room = self._asker.room()
             if room is not None and room < 4 * len(sample):
                 return score
-            if gained < bought or len(sample) * 2 > min(LARGEST_SAMPLE, len(self._inputs) / LARGEST_SHARE):
+            large = len(sample) * 2 > min(LARGEST_SAMPLE, len(self._inputs) / LARGEST_SHARE)
+            if score.before is not None or gained < bought or large:
                 return score if self._pays(score, left, usd) else None
             self._ask(more, "sample")
             self._scoring.add(more)
@@ -160,14 +169,16 @@ class Cascading:
             self._ask(asked, "uncertain")
             learner.tell(judged(self._spec, chances[asked], self._said[asked])[1])
         verdict = learner.verdict()
-        self._remember(score, scores, labels[self._scoring.rows])
+        self._remember(score, scores, labels, verdict)
         self._store(score, chances, scores, verdict)
         return self._report(score.name, verdict, told(self._cascade.contract))
 
-    def _remember(self, score: Score, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Keep a head that was trained here for later runs, with what its rows were like."""
+    def _remember(self, score: Score, scores: np.ndarray, labels: np.ndarray, verdict: Verdict) -> None:
+        """Keep a head that was trained here for later runs, with what its rows were like and where it decided."""
         if score.name == "head":
-            found = {"head": score.fitted.model.to_dict(), "profile": profile(scores, labels).to_dict()}
+            sampled = labels[self._scoring.rows] if self._fresh else _NONE
+            seen = self._scoring.seen(scores, (verdict.tau_low, verdict.tau_high), sampled)
+            found = {"head": score.fitted.model.to_dict(), "profile": seen.to_dict()}
             self._run.heads[self._scoring.memory.mark] = found
 
     def _ask(self, rows: np.ndarray, reason: str) -> None:
@@ -242,7 +253,7 @@ class Cascading:
             tau_low=None if np.isnan(verdict.tau_low) else verdict.tau_low,
             tau_high=None if np.isnan(verdict.tau_high) else verdict.tau_high,
             reached=verdict.reached,
-            drift=self._scoring.alarms(self._said[self._scoring.rows]),
+            drift=self._scoring.alarms(self._said[self._scoring.rows] if self._fresh else _NONE),
         )
 
 

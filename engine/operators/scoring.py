@@ -70,19 +70,31 @@ class Scoring:
         self._features: list[np.ndarray] = []
         self._chances: list[np.ndarray] = []
         self.memory = Memory.of(run, number, self._embedder.uri)
+        self._recalled = np.full((len(inputs), len(self._spec.choices)), np.nan)
+        """What the remembered head says of the inputs whose embeddings were made."""
+        self._lengths = np.full(len(inputs), np.nan)
+        """Characters of the inputs that were looked at."""
 
     def add(self, rows: np.ndarray) -> None:
         """More rows of the sample."""
         self.rows = np.concatenate([self.rows, rows])
         for window in self._inputs.windows(rows):
             texts = self._inputs.texts(window)
-            self._features.append(self._embedder.features(texts))
+            features = self._embedder.features(texts)
+            self._features.append(features)
+            self._look(window, texts, features)
             if self._proxy is not None:
                 self._chances.append(self._proxy.chances(texts))
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Embeddings of some inputs, float32 [n, d]."""
         return self._embedder.features(self._inputs.texts(rows))
+
+    def _look(self, rows: np.ndarray, texts: list[list[str]], features: np.ndarray | None) -> None:
+        """Keep what drift shows in."""
+        self._lengths[rows] = [sum(map(len, row)) for row in zip(*texts, strict=True)]
+        if self.memory.head is not None and features is not None:
+            self._recalled[rows] = self.memory.head.predict(features, None)
 
     def best(
         self, said: np.ndarray, constraints: Sequence[Constraint], left: int, oracle_usd: float, seed: int
@@ -110,11 +122,21 @@ class Scoring:
         return min(found, key=lambda one: one.cost)
 
     def alarms(self, said: np.ndarray) -> tuple[str, ...]:
-        """How the sample differs from the rows that the remembered head was trained on; `said` int [m] its labels."""
-        if self.memory.head is None or self.memory.profile is None:
+        """How the inputs differ from those that the remembered head was learnt on; `said` int [m] are the labels of the
+        sample, none where it is not a random one of all inputs."""
+        before = self.memory.profile
+        if before is None or (not len(said) and bool(np.isnan(self._recalled).any())):
             return ()
-        seen = judged(self._spec, self.memory.head.predict(np.concatenate(self._features), None), said)
-        return compare(self.memory.profile, profile(*seen))
+        _, labels = judged(self._spec, self._recalled[self.rows[: len(said)]], said)
+        scores, _ = judged(self._spec, self._recalled, np.full(len(self._inputs), -1))
+        return compare(before, profile(scores, self._lengths, before.thresholds, labels))
+
+    def seen(self, scores: np.ndarray, thresholds: tuple[float, float], labels: np.ndarray) -> Profile:
+        """The profile to keep with a head trained here: `scores` float [n] of all inputs, `labels` of the sample."""
+        scores = scores.copy()
+        if len(labels):
+            scores[self.rows] = np.nan  # a head is surer of the rows it was trained on
+        return profile(scores, self._lengths, thresholds, labels)
 
     def scores(self, score: Score, rows: np.ndarray) -> np.ndarray:
         """Probabilities of the choices, float64 [n, k], NaN where a row could not be scored."""
@@ -123,9 +145,10 @@ class Scoring:
             self._run.runner.stop()
             texts = self._inputs.texts(window)
             features = None if score.name == "proxy" else self._embedder.features(texts)
+            self._look(window, texts, features)
             chances = self._proxy.chances(texts) if self._proxy is not None and "proxy" in score.name else None
             if score.before is not None:
-                features, chances = None, score.before.predict(features, None)
+                features, chances = None, self._recalled[window]
             found.append(score.fitted.predict(features, chances))
         return np.concatenate(found) if found else np.zeros((0, len(self._spec.choices)))
 
