@@ -26,6 +26,7 @@ from sqluice.optimizer.rules import (
     expand_aliases,
     inline_ctes,
     inline_windows,
+    inner_questions,
     join_predicates,
     merge_subqueries,
     push_down,
@@ -34,7 +35,7 @@ from sqluice.optimizer.rules import (
     split_blocks,
     write_by_rowid,
 )
-from sqluice.optimizer.scope import CannotLift, Scope, lambda_names
+from sqluice.optimizer.scope import CannotLift, Scope, lambda_names, own_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,7 +137,7 @@ class Lifter:
         self._pin(_unliftable(select), "in a lambda or in FROM")
         scope: Scope | None = select.meta.get(SCOPE)
         mergeable = any(isinstance(item, exp.Subquery) for item in nested_queries(select))
-        if scope is None and (mergeable or own_sites(select) or semi_joins.wanted(select)):
+        if scope is None and (nested_queries(select) or own_sites(select)):
             scope = self.catalog.scope(select, list(ctes.written))
         if scope is not None:
             self._qualify(select, scope)
@@ -250,19 +251,52 @@ class Lifter:
             ctes = ctes.plus(written, cte.copy())
         return ctes
 
-    def _children(self, select: exp.Select, ctes: Ctes) -> None:
-        """Lift the queries one level below; those that look at this level's rows are marked and stay row-wise."""
+    def _children(self, select: exp.Select, ctes: Ctes, *, correlated: bool = False) -> None:
+        """Lift the queries one level below; of those that look at rows around them, what stands alone. Where `select`
+        is `correlated` itself, the beginning of its FROM may be so too."""
         start = select.args.get("from_")
         for nested in nested_queries(select):
-            first = start is not None and nested is start.this
+            first = not correlated and start is not None and nested is start.this
             nested.meta[CORRELATED] = not first and self.is_correlated(nested, ctes)
             if nested.meta[CORRELATED]:
-                self._pin_all(nested, "in a correlated query")
+                self._correlated(nested, select, ctes)
             else:
                 nested.replace(self.query(nested, ctes))
 
+    def _correlated(self, query: exp.Expr, outer: exp.Select, ctes: Ctes) -> None:
+        """Lift what stands alone in a query that looks at the rows of `outer`; the rest stays row-wise."""
+        if not has_site(query, deep=True):
+            return
+        if isinstance(query, exp.Subquery):
+            self._correlated(query.this, outer, ctes)
+        elif isinstance(query, exp.SetOperation) and not query.args.get("with_"):
+            self._pin(own_sites(query), "in a correlated query")
+            for side in ("this", "expression"):
+                self._correlated(query.args[side], outer, ctes)
+        elif isinstance(query, exp.Select) and not query.args.get("with_"):
+            self._inner_questions(query, outer, ctes)
+            self._pin(own_sites(query), "in a correlated query")
+            self._children(query, ctes, correlated=True)
+        else:
+            self._pin_all(query, "in a correlated query")
+
+    def _inner_questions(self, inner: exp.Select, outer: exp.Select, ctes: Ctes) -> None:
+        scope = _if_bound(lambda: self.catalog.scope(inner, list(ctes.written))) if own_sites(inner) else None
+        if scope is None or any(len(one.parts) > 1 and scope.has(one.parts[0].name) for one in own_columns(inner)):
+            return  # s.x may be a field of the column s here, or a column of an outer s
+        self._qualify(inner, scope)
+
+        def stands_alone(query: exp.Expr) -> bool:
+            return self.catalog.stands_alone(query, list(ctes.written))
+
+        name = partial(self.name, "q")
+        self._rule(inner_questions, inner, lambda: inner_questions.apply(inner, scope, outer, stands_alone, name))
+
     def is_correlated(self, query: exp.Expr, ctes: Ctes) -> bool:
-        """Whether a nested query looks at the rows around it. One that reads stages was made by a rule: it does not."""
+        """Whether a nested query looks at the rows around it. One that reads stages was made by a rule: it does not,
+        unless it is known to."""
+        if query.meta.get(CORRELATED):
+            return True
         if any(table.name.startswith(self.prefix) for table in query.find_all(exp.Table)):
             return False
         return not self.catalog.stands_alone(query, list(ctes.written))

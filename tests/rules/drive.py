@@ -14,11 +14,12 @@ import sqlglot
 from sqlglot import exp
 
 from sqluice.engine.catalog import DuckCatalog
-from sqluice.optimizer.ast import args_of, conjunction, conjuncts, own_sites, with_from
+from sqluice.optimizer.ast import args_of, conjunction, conjuncts, nested_queries, own_sites, with_from
 from sqluice.optimizer.rules import (
     expand_aliases,
     inline_ctes,
     inline_windows,
+    inner_questions,
     join_predicates,
     merge_subqueries,
     order_conjuncts,
@@ -90,6 +91,7 @@ class Driver:
             "expand_aliases": self._expand_aliases,
             "inline_ctes": self._inline_ctes,
             "inline_windows": self._inline_windows,
+            "inner_questions": self._inner_questions,
             "join_predicates": self._join_predicates,
             "merge_subqueries": self._merge_subqueries,
             "order_conjuncts": self._order_conjuncts,
@@ -138,6 +140,21 @@ class Driver:
 
     def _inline_windows(self, select: exp.Select, _: DuckCatalog) -> exp.Expr:
         inline_windows.apply(select)
+        return select
+
+    def _inner_questions(self, select: exp.Select, catalog: DuckCatalog) -> exp.Expr:
+        """To the queries below that look at outer rows."""
+        select, _ = self._qualified(select, catalog)
+        names = Spools(catalog)
+
+        def stands_alone(query: exp.Expr) -> bool:
+            return not names.is_correlated(query)
+
+        for nested in nested_queries(select):
+            inner = nested.this if isinstance(nested, exp.Subquery) else nested
+            if isinstance(inner, exp.Select) and names.is_correlated(inner):
+                inner, scope = self._qualified(inner, catalog)
+                inner_questions.apply(inner, scope, select, stands_alone, lambda: names.name("q"))
         return select
 
     def _join_predicates(self, select: exp.Select, _: DuckCatalog) -> exp.Expr:
