@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class CascadeReport:
             for what, value in (("rejects up to", self.tau_low), ("accepts from", self.tau_high))
             if value is not None
         ]
-        proven = [f"{name} {value:.3f} proven" for name, value in self.reached.items() if value > 0]
+        proven = [f"{name} {_proven(name, value)} proven" for name, value in self.reached.items() if value > 0]
         nulls = [f"{self.nulls:,} NULL answers left out"] if self.nulls else []
         facts = [
             self.label,
@@ -142,6 +143,12 @@ class Report:
         if self.failed:
             lines.append(lines[0] + " AND status = 'failed'")
         return lines
+
+
+def _proven(name: str, value: float) -> str:
+    """A bound to three digits, rounded away from what it promises."""
+    towards = math.ceil if name in ("missed", "wrong") else math.floor
+    return f"{towards(value * 1000) / 1000:.3f}"
 
 
 def op_report(op: OpTrace) -> OpReport:

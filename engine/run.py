@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sqluice import errors
-from sqluice.engine.budget import Budget
+from sqluice.engine.budget import SPENT, Budget
 from sqluice.engine.operators.ask import (
     USD_PER_SECOND,
     Answers,
@@ -338,6 +338,8 @@ class Run:
         """What the result can be trusted for."""
         ran = [(one, report) for number, one in self._cascades.items() for report in self.op(number).cascades]
         ran = [(one, report) for one, report in ran if report.scorer is not None]
+        if any(SPENT in asker.warned for asker in self._askers.values()):
+            return "uncertified(budget)"
         if not ran:
             return "exact"
         first, report = ran[0]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from sqluice.optimizer.ast import is_pinned, is_site, own_sites, spec_of
+from sqluice.optimizer.ast import is_pinned, is_site, own_sites, spec_of, sql
 from sqluice.optimizer.plan import Cascade
 
 if TYPE_CHECKING:
@@ -79,9 +79,10 @@ def _apart(plan: Plan, number: int) -> str | None:
         return COMPOSITION
     stage, names = here[0], [ask.name for ask in here[0].asks if ask.spec == number]
     filters = [one for one in stage.filters if own_sites(one)]
-    in_filters = any(spec_of(site) == number for one in filters for site in own_sites(one))
+    in_filters = {sql(site) for one in filters for site in own_sites(one) if spec_of(site) == number}
     if in_filters:
-        return None if not names and not stage.keeps and all(map(is_site, filters)) else COMPOSITION
+        plain = all(is_site(one) and len(own_sites(one)) == 1 for one in filters)
+        return None if len(in_filters) == 1 and not names and not stage.keeps and plain else COMPOSITION
     return None if len(names) == 1 and _shown_as_it_is(plan.statement, names[0]) else COMPOSITION
 
 
@@ -104,25 +105,26 @@ def _asks(stage: Stage, number: int) -> bool:
 
 
 def _top(plan: Plan, number: int) -> int:
-    """How many rows with the best answers to a question are wanted; 0 where all are."""
+    """How many rows with the best answers to a question are wanted; 0 where all are, where ties are told apart by
+    another key, and behind an OFFSET: rows missed before it would move all others."""
     if len(plan.stages) != 1 or _asks(replace(plan.stages[0], asks=()), number):
         return 0
     names = [ask.name for ask in plan.stages[0].asks if ask.spec == number and ask.guard is None]
     select = _select(plan.statement)
     if len(names) != 1 or select is None or not _passes_on(plan.statement, plan.stages[0].name, ends=True):
         return 0
-    counts = [select.args[name].expression for name in ("limit", "offset") if select.args.get(name)]
-    order = select.args.get("order")
-    if not select.args.get("limit") or order is None or not all(isinstance(one, exp.Literal) for one in counts):
+    limit, order = select.args.get("limit"), select.args.get("order")
+    if limit is None or select.args.get("offset") or order is None or len(order.expressions) > 1:
         return 0
-    first = order.expressions[0]
+    wanted, first = limit.expression, order.expressions[0]
     aliases = {one.alias: one.this for one in select.expressions if isinstance(one, exp.Alias)}
     key = first.this
     if isinstance(key, exp.Column) and not key.table and key.name in aliases:
         key = aliases[key.name]
     falling = first.args.get("desc") and not first.args.get("nulls_first")
     is_it = isinstance(key, exp.Column) and key.name == names[0]
-    return sum(int(one.name) for one in counts if one.name.isdigit()) if falling and is_it else 0
+    counted = isinstance(wanted, exp.Literal) and wanted.name.isdigit()
+    return int(wanted.name) if counted and falling and is_it else 0
 
 
 def _select(statement: exp.Expr) -> exp.Select | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sqluice.engine.budget import SPENT
 from sqluice.engine.operators.ask import USD_PER_SECOND, Routing, measured
 from sqluice.engine.operators.scoring import Scoring, judged, matches
 from sqluice.engine.report import CascadeReport
@@ -70,6 +71,8 @@ class Cascading:
         """The oracle's answers as numbers of choices; -1 for NULL."""
         self._fresh = True
         """Whether nothing was known before, so that the sample is one of all inputs."""
+        self._capped = False
+        """Whether the budget was spent before an input was answered that had been asked about."""
 
     def _promised(self) -> tuple[Constraint, ...]:
         """What this cascade has to keep, alone or with others."""
@@ -150,7 +153,7 @@ class Cascading:
 
     def _generator(self, known: int) -> np.random.Generator:
         """Draws that have nothing to do with those of an earlier run, which may have left some of the known labels."""
-        return np.random.default_rng([self._seed, known])
+        return np.random.default_rng([1, self._seed, self._number, known])
 
     def _cascaded(self, score: Score, chances: np.ndarray) -> CascadeReport:
         scores, labels = judged(self._spec, chances, self._said)
@@ -188,6 +191,7 @@ class Cascading:
             given = self._run.answers(self._number, self._inputs.texts(window), self._inputs.n_rows[window], reason)
             self._inputs.store(window, given)
             self._keep(window, given.values)
+            self._capped = self._capped or SPENT in given.errors.values()
 
     def _keep(self, rows: np.ndarray, values: pa.Array) -> None:
         """What the oracle said."""
@@ -237,10 +241,11 @@ class Cascading:
 
     def _report(self, scorer: str, verdict: Verdict, contract: str) -> CascadeReport:
         n, usd = len(self._inputs), self._oracle_usd()
+        sure = verdict.certified and not self._capped
         if self._chain is not None:
-            self._chain.settle(self._number, verdict.reached, certified=verdict.certified)
-        sure = verdict.certified
-        label = f"certified({contract}, {verdict.labels:,} labels)" if sure else f"uncertified({verdict.reason})"
+            self._chain.settle(self._number, verdict.reached, certified=sure)
+        reason = "budget" if self._capped else verdict.reason
+        label = f"certified({contract}, {verdict.labels:,} labels)" if sure else f"uncertified({reason})"
         return CascadeReport(
             contract,
             label,
@@ -252,7 +257,7 @@ class Cascading:
             saving=1 - (verdict.labels * usd + self._scoring.usd) / (n * usd) if usd else 0.0,
             tau_low=None if np.isnan(verdict.tau_low) else verdict.tau_low,
             tau_high=None if np.isnan(verdict.tau_high) else verdict.tau_high,
-            reached=verdict.reached,
+            reached=verdict.reached if sure else {},
             drift=self._scoring.alarms(self._said[self._scoring.rows] if self._fresh else _NONE),
         )
 

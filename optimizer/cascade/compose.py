@@ -9,7 +9,8 @@ the M rows of the result: at least M - b - FP rows of the result are right, at m
 
 which are constraints of the last cascade with something taken off their right side. An earlier cascade is given an
 absolute number of rows that it may miss and add, its part of what the result is expected to allow. The expectation may
-be wrong; the last cascade knows a, b and M, and certifies or not. `delta` is shared by all of them.
+be wrong; the last cascade knows a, b and M, and certifies or not. `delta` is shared by all of them. A row that an
+earlier score has accepted and whose oracle answer is NULL is in no exact result: it counts as wrong.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ class Chain:
 
     def constraints(self, number: int, rows: float, shares: Mapping[int, float]) -> tuple[Constraint, ...]:
         """Those of the next cascade, on `rows` rows; `shares` are those of yes answers by number."""
+        if number in self.decided:  # some of its rows came before the others: there is no proof for both parts
+            self.sound = False
+            return constraints_of(self.contract)
         recall, precision = self._targets
         delta = self.contract.delta / (2 * len(self.numbers))
         still_open = self.numbers - self.decided
@@ -57,7 +61,7 @@ class Chain:
         wrong = ((1 - precision) * result - self.wrong) / len(still_open)
         return (
             Constraint("missed", missed, 1.0, 0.0, 0.0, 0.0, delta, missed),
-            Constraint("wrong", wrong, 0.0, 1.0, 0.0, 0.0, delta, wrong),
+            Constraint("wrong", wrong, 0.0, 1.0, 0.0, 0.0, delta, wrong, null=1.0),
         )
 
     def settle(self, number: int, reached: Mapping[str, float], *, certified: bool) -> None:

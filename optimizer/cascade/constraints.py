@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """`missed` FN + `wrong` FP <= `per_output` M + `per_input` N + `fixed`, to hold with probability 1 - `delta`."""
+    """`missed` FN + `wrong` FP <= `per_output` M + `per_input` N + `fixed`, to hold with probability 1 - `delta`. An
+    accepted row whose oracle answer is NULL counts `null` on the left side, besides leaving both."""
 
     name: str
     target: float
@@ -33,6 +34,7 @@ class Constraint:
     per_input: float
     delta: float
     fixed: float = 0.0
+    null: float = 0.0
 
     def less(self, taken: float, delta: float) -> Constraint:
         """The same with `taken` rows less on the right side."""
@@ -45,20 +47,22 @@ class Constraint:
     def values(self, accepted: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """What each row adds to the left side, float [n], once its label (1 yes, 0 no, -1 NULL) is known."""
         error = np.where(accepted, labels == 0, labels == 1) * self.weights(accepted)
-        null = np.where(accepted, self.per_output, 0.0) + self.per_input
-        return np.where(labels < 0, null, error)
+        return np.where(labels < 0, self._nulls(accepted), error)
 
     def most(self, accepted: np.ndarray) -> np.ndarray:
         """The greatest of `values`, whatever the label."""
-        return np.asarray(np.maximum(self.weights(accepted), np.where(accepted, self.per_output, 0.0) + self.per_input))
+        return np.asarray(np.maximum(self.weights(accepted), self._nulls(accepted)))
+
+    def _nulls(self, accepted: np.ndarray) -> np.ndarray:
+        return np.where(accepted, self.per_output + self.null, 0.0) + self.per_input
 
     def allowed(self, output: Any, total: float) -> Any:
         """The right side for M = `output` (a number or an array) and N = `total` rows."""
         return self.per_output * output + self.per_input * total + self.fixed
 
     def reached(self, left: float, output: float, total: float) -> float:
-        """The value of the target that a bound `left` on the left side proves; the bound itself where the target is a
-        number of rows."""
+        """The value of the target that a bound `left` on the left side proves, where it is at most what is allowed; the
+        bound itself where the target is a number of rows."""
         if self.name in ("missed", "wrong"):
             return left
         left -= min(self.fixed, 0.0)
@@ -96,7 +100,7 @@ def constraints_of(contract: Contract) -> tuple[Constraint, ...]:
 def told(contract: Contract) -> str:
     """A contract in words: `recall >= 0.95, precision >= 0.95, delta 0.05`."""
     targets = [
-        f"{name} >= {value:g}"
+        f"{name} >= {value:.12g}"
         for name in ("recall", "precision", "accuracy")
         if (value := getattr(contract, name)) is not None
     ]

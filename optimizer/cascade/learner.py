@@ -215,13 +215,13 @@ class Learner:
         return "budget" if self._cap is not None else "unfinished"
 
     def _reached(self, *, exact: bool) -> dict[str, float]:
-        """What is proven of each target."""
-        if self._split is None and not exact:
+        """What is proven of each target, where the contract is."""
+        if not self._certified and not exact:
             return {}
         output, total = self._output(), self._total()
         found = {}
         for one, wealth in zip(self._constraints, self._wealth, strict=True):
-            left = 0.0 if exact else wealth.bound(one.allowed(output, total) if self._certified else total)
+            left = 0.0 if exact else wealth.bound(one.allowed(output, total))
             found[one.name] = max(0.0, one.reached(left, output, total))
         return found
 

@@ -54,6 +54,7 @@ def test_a_budget_that_does_for_all_changes_nothing(con: Connection, oracle: Mod
 def test_what_a_budget_leaves_unanswered_is_null_and_says_so(con: Connection, oracle: Model) -> None:
     run(con, "SET ai_budget = '10 calls'")
     rows, report = run(con, "SELECT AI_SCORE(s) FROM t WHERE id < 50")
+    assert report.label == "uncertified(budget)"
     assert len(oracle.asked) == 10
     assert sum(score is None for (score,) in rows) == 40
     states, _ = run(
@@ -94,3 +95,32 @@ def test_a_budget_of_money(con: Connection) -> None:
     _, report = run(con, f"SELECT id FROM t WHERE {POSITIVE}")
     assert report.cost_usd <= 3
     assert report.label == "uncertified(budget)"
+
+
+@pytest.mark.parametrize("calls", [10, 500, 1500])
+def test_a_budget_for_two_predicates(con: Connection, oracle: Model, calls: int) -> None:
+    run(con, f"SET ai_budget = '{calls} calls'")
+    both = f"{POSITIVE} AND AI_FILTER(PROMPT('is the second of {{0}} high?', s))"
+    _, report = run(con, f"SELECT id FROM t WHERE {both}")
+    assert len(oracle.asked) <= calls
+    assert report.label.startswith("uncertified(")
+
+
+def test_rows_that_the_budget_left_out_are_no_answers(con: Connection) -> None:
+    """A NULL of the oracle leaves the contract; one that the budget made does not."""
+    oracle = Model(info=ModelInfo(name="oracle", revision="8"))
+    inner, tries = oracle.score, [0]
+
+    def failing(prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+        tries[0] += 1
+        if tries[0] % 3 == 0:
+            raise RuntimeError("no")
+        return inner(prompts, choices)
+
+    oracle.score = failing  # type: ignore[method-assign]
+    con.register_model("oracle", oracle)
+    run(con, "SET ai_budget = '2300 calls'")
+    _, report = run(con, f"SELECT id FROM t WHERE {POSITIVE}")
+    capped, _ = run(con, f"SELECT count(*) FROM ai.decisions WHERE run_id = '{report.run_id}' AND status = 'capped'")
+    assert capped[0][0] == 0 or report.label == "uncertified(budget)"
+    assert capped[0][0] == 0 or not any(one.reached for one in report.operators[0].cascades)

@@ -236,6 +236,39 @@ def test_errors_of_a_chain_add_up() -> None:
     assert not Chain(chain.contract, chain.numbers, missed=30).holds(100)
     chain.settle(2, {"precision": 0.91, "recall": 0.9}, certified=True)
     assert chain.holds(250)
+    chain.constraints(2, 500, {})  # more rows for a predicate that was decided
+    chain.settle(2, {"precision": 0.91, "recall": 0.9}, certified=True)
+    assert not chain.holds(250)
+
+
+def test_null_answers_to_an_earlier_predicate_count_as_wrong() -> None:
+    """The first score accepts 6,000 rows whose answer is NULL: none of them is right, and M has them."""
+    null, yes, no = 6000, 2000, 4000
+    scores = np.concatenate([np.full(null + yes, 0.9), np.full(no, 0.1)])
+    first = np.concatenate([np.full(null, NULL), np.ones(yes), np.zeros(no)]).astype(np.int8)
+    second = np.concatenate([np.ones(null), np.arange(yes) >= 400, np.zeros(no)]).astype(np.int8)
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        chain = Chain(Contract(0.9, 0.9), frozenset({1, 2}))
+        accepted = np.arange(len(scores))
+        for number, labels in ((1, first), (2, second)):
+            promised = chain.constraints(number, float(len(accepted)), {1: 0.3, 2: 0.8})
+            learner = Learner(promised, generator)
+            learner.add(np.clip(scores[accepted] + generator.normal(0, 0.02, len(accepted)), 0, 1))
+            learner.close()
+            verdict, _ = finished(learner, labels[accepted])
+            chain.settle(number, verdict.reached, certified=verdict.certified)
+            accepted = accepted[verdict.answers == YES]
+        there = accepted[first[accepted] != NULL]
+        right = (first[there] == YES) & (second[there] == YES)
+        assert not chain.holds(len(accepted)) or right.mean() >= 0.9
+
+
+def test_nothing_is_proven_where_the_contract_is_not() -> None:
+    scores, labels = drawn(4000, 3)
+    verdict, _ = learnt(scores, labels, most_labels=400)
+    assert not verdict.certified
+    assert verdict.reached == {}
 
 
 def embedded(n: int, seed: int, shift: float) -> tuple[np.ndarray, np.ndarray]:

@@ -346,6 +346,28 @@ def test_a_few_best_rows_cannot_be_proven_without_all(con: Connection) -> None:
     assert found == best(con, 3)[0]
 
 
+@pytest.mark.parametrize("end", ["x DESC, id LIMIT 200", "x DESC LIMIT 100 OFFSET 100"])
+def test_ties_and_rows_in_front_that_matter_are_left_to_the_oracle(con: Connection, oracle: Model, end: str) -> None:
+    """The oracle knows two scores: which of the rows with the same one are wanted is for the second key to say."""
+    rows, report = run(con, f"SELECT id, AI_SCORE(PROMPT('is {{0}} positive?', s)) AS x FROM t ORDER BY {end}")
+    assert report.label == "exact"
+    assert report.calls == ROWS
+    run(con, "SET ai_mode = 'exact'")
+    assert rows == run(con, f"SELECT id, AI_SCORE(PROMPT('is {{0}} positive?', s)) AS x FROM t ORDER BY {end}")[0]
+
+
+def test_one_question_about_two_columns_is_no_contract_of_the_result(con: Connection) -> None:
+    """What the first predicate may miss can be all that the second one keeps."""
+    run(con, "CREATE TABLE two AS SELECT id, s, 'item 0.9' || (id % 900) || ' and 0.1' AS z FROM t")
+    targets = "{'recall': 0.7, 'precision': 0.7}"
+    question = "AI_FILTER(PROMPT('is {{0}} positive?', {0}), {1})"
+    both = f"{question.format('s', targets)} AND {question.format('z', targets)}"
+    _, report = run(con, f"SELECT id FROM two WHERE {both}")
+    assert report.label == "uncertified(composition)"
+    _, report = run(con, f"SELECT id FROM t WHERE {question.format('s', targets)} AND {question.format('s', targets)}")
+    assert report.label.startswith("certified(")
+
+
 def test_the_best_rows_within_a_budget(con: Connection) -> None:
     oracle = Graded(info=ModelInfo(name="oracle", revision="6"))
     con.register_model("oracle", oracle)

@@ -19,7 +19,7 @@ ROWS, EARLIER, LABELS, WINDOWS = 2_000, 20_000, 300, 100
 
 
 def window(
-    seed: int, rows: int = ROWS, *, positives: float = 0.2, separation: float = 1.5, shift: float = 0.0
+    seed: int, rows: int = ROWS, /, *, positives: float = 0.2, separation: float = 1.5, shift: float = 0.0
 ) -> tuple[Profile, float]:
     """A profile, and the share of wrong answers among those of the score."""
     generator = np.random.default_rng(seed)
