@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import duckdb
 from sqlglot import exp
 
-from sqluice.optimizer.ast import is_filtering, sources, sql, with_clause, with_from
+from sqluice.optimizer.ast import is_filtering, pivots_answers, sources, sql, with_clause, with_from
 from sqluice.optimizer.scope import CannotLift, Scope
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ class DuckCatalog:
         return known[1]
 
     def describe(self, query: exp.Expr, ctes: list[exp.CTE]) -> list[tuple[str, str]]:
-        """Names and types of what `query` returns; duckdb's errors reach the caller."""
+        """Names and types of what `query` returns; duckdb's errors reach the caller. `CannotLift` for a PIVOT of
+        answers: to know its columns DuckDB would run it."""
+        if any(map(pivots_answers, (query, *ctes))):
+            raise CannotLift("over a PIVOT of answers")
         typed = [cast("exp.CTE", self._typed(cte)) for cte in ctes]
         return described(self._con, sql(_with(self._typed(query), typed)))
 
@@ -97,9 +100,11 @@ class DuckCatalog:
             raise CannotLift(f"DuckDB cannot describe it alone ({str(error).splitlines()[0]})") from error
 
     def stands_alone(self, query: exp.Expr, ctes: list[exp.CTE]) -> bool:
-        """Whether `query` binds without anything around it but `ctes`."""
+        """Whether `query` binds without anything around it but `ctes`. A PIVOT of answers does: it sees no more."""
         try:
             self.describe(query.this if isinstance(query, exp.Subquery) else query, ctes)
+        except CannotLift:
+            return True
         except duckdb.Error:
             return False
         return True

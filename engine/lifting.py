@@ -116,6 +116,11 @@ class Lifter:
             if clause is not None:
                 lifted.set("with_", clause.copy())
             return lifted
+        if isinstance(query, exp.Pivot):
+            self._pin(own_sites(query), "in PIVOT")
+            for nested in nested_queries(query):
+                nested.replace(self.query(nested, ctes))
+            return query
         self._pin_all(query, f"in {query.key.upper()}")
         return query
 
@@ -246,7 +251,7 @@ class Lifter:
                 t.name.lower() == cte.alias.lower() for t in cte.find_all(exp.Table)
             ):
                 self._pin_all(cte, "in a recursive CTE")
-            elif isinstance(cte.this, exp.Query):
+            elif isinstance(cte.this, exp.Query | exp.Pivot):
                 cte.set("this", self.query(cte.this, ctes))
             ctes = ctes.plus(written, cte.copy())
         return ctes

@@ -21,7 +21,7 @@ from sqluice.engine.results import drain, outcome_of, peek, rows_outcome
 from sqluice.engine.rowwise import PROBE, STABLE, typed
 from sqluice.engine.script import beginning
 from sqluice.errors import Error, NotSupportedError
-from sqluice.optimizer.ast import is_site, pin, spec_of
+from sqluice.optimizer.ast import is_site, pin, pivots_answers, spec_of
 from sqluice.optimizer.ast import sql as sql_text
 from sqluice.optimizer.insert_cascades import insert_cascades
 from sqluice.optimizer.plan import Plan
@@ -163,7 +163,8 @@ class AiStatement:
         """The statement for DuckDB. Row-wise functions count as having side effects, so that DuckDB evaluates them
         last and once, but for the rare place where it allows only others."""
         text = typed(statement, bound.specs, run.sql_type).sql(dialect="duckdb")
-        if self.plan is not None and self.plan.rowwise and isinstance(statement, exp.Query):
+        asks_later = not isinstance(statement, exp.Query) or pivots_answers(statement)
+        if self.plan is not None and self.plan.rowwise and not asks_later:
             try:
                 described(self.con, text)
             except duckdb.BinderException:
@@ -192,6 +193,8 @@ class AiStatement:
         run.check()
         shown = typed(bound.tree, bound.specs, run.sql_type, ending=PROBE)
         text = shown.sql(dialect="duckdb")
+        if pivots_answers(bound.tree):
+            return Prepared(bound, None)
         try:
             if isinstance(bound.tree, exp.Query):
                 names = [name for name, _ in described(self.con, text)]
@@ -248,7 +251,7 @@ class AiStatement:
     def _keep_names(self, bound: Bound, run: Run, statement: exp.Expr) -> None:
         """DuckDB names a new table's columns as the tables below spell them, which stages do not know."""
         query, made = bound.tree.args.get("expression"), statement.args.get("expression")
-        if not isinstance(query, exp.Query) or not isinstance(made, exp.Query):
+        if not isinstance(query, exp.Query) or not isinstance(made, exp.Query) or pivots_answers(query):
             return
         shown = typed(query, bound.specs, run.sql_type, ending=PROBE).sql(dialect="duckdb")
         names = [name for name, _ in described(self.con, shown)]

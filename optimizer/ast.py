@@ -67,6 +67,16 @@ def has_site(node: exp.Expr, *, deep: bool = False) -> bool:
     return any(map(is_site, node.walk() if deep else own(node)))
 
 
+def named(node: exp.Expr, name: str) -> exp.Alias:
+    """`node` AS "name". A subquery's own alias would not do: it goes where the subquery is replaced."""
+    return exp.Alias(this=node, alias=exp.to_identifier(name, quoted=True))
+
+
+def pivots_answers(node: exp.Expr) -> bool:
+    """Whether the columns of a PIVOT depend on an AI expression: DuckDB runs it to know them."""
+    return any(any(is_site(found) or is_pinned(found) for found in one.walk()) for one in node.find_all(exp.Pivot))
+
+
 def nested_queries(node: exp.Expr) -> list[exp.Expr]:
     """The queries one level below `node`."""
     return [found for found in own(node) if isinstance(found, exp.Query) and found is not node]

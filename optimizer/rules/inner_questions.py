@@ -22,6 +22,7 @@ from sqluice.optimizer.ast import (
     conjunction,
     has_site,
     is_volatile,
+    named,
     nested_queries,
     own,
     own_sites,
@@ -78,7 +79,7 @@ def _moved(
         return False
     cheap = [part for part in local if not has_site(part)]
     names = {text: name() for text in columns}
-    values = [exp.alias_(site.copy(), names[text], quoted=True) for text, site in columns.items()]
+    values = [named(site.copy(), names[text]) for text, site in columns.items()]
     source = exp.Select(expressions=[exp.Star(), *values]).from_(item.copy())
     for reduction in _reductions(parts, alias, scope, _rows_around(inner, outer)):
         found = source.copy()
@@ -200,4 +201,4 @@ def _name(inner: exp.Select, names: dict[str, exp.Expr]) -> None:
 
 def _kept(one: exp.Expr, change: Callable[[exp.Expr], exp.Expr | None]) -> exp.Expr:
     new = replaced(one, change)
-    return exp.alias_(new, one.alias_or_name, quoted=True) if isinstance(new, exp.Column) and one.alias_or_name else new
+    return named(new, one.alias_or_name) if isinstance(new, exp.Column) and one.alias_or_name else new

@@ -28,8 +28,8 @@ from sqluice.optimizer.ast import (
     windows,
 )
 from sqluice.optimizer.rules.qualify import is_qualified
-from sqluice.optimizer.rules.split_blocks import group_keys, is_aggregated
-from sqluice.optimizer.scope import CannotLift, Scope, own_columns
+from sqluice.optimizer.rules.split_blocks import group_keys, has_sets, is_aggregated
+from sqluice.optimizer.scope import Scope, own_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -242,8 +242,5 @@ def _goes_through(
             return False
     if not is_aggregated(query, aggregates):
         return not any(aggregate_calls(node, aggregates) for node in upper)
-    try:
-        keys = {sql(key) for key in group_keys(query, aggregates)}
-    except CannotLift:
-        return False
-    return bool(keys) and read <= keys
+    keys = {sql(key) for key in group_keys(query, aggregates)}
+    return bool(keys) and read <= keys and not has_sets(query)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from sqluice.optimizer.ast import aggregate_calls, is_comma, own, sql
+from sqluice.optimizer.ast import aggregate_calls, is_comma, named, own, sql
 from sqluice.optimizer.scope import Scope, own_columns
 
 if TYPE_CHECKING:
@@ -181,9 +181,12 @@ def _starred(star: exp.Star, scope: Scope, aliases: list[str]) -> list[exp.Expr]
     if len(left_out) != len(star.args.get("except_") or ()) or star.args.get("rename") or not aliases:
         return None
     replaced = {one.alias.lower(): one.this for one in star.args.get("replace") or ()}
-    return [
-        exp.alias_(replaced.get(name.lower(), reference(alias, name)).copy(), name, quoted=True)
-        for alias in aliases
-        for name in scope.columns[alias]
-        if name.lower() not in left_out
-    ]
+    found: list[exp.Expr] = []
+    for alias in aliases:
+        for name in scope.columns[alias]:
+            if name.lower() not in left_out:
+                value = replaced.get(name.lower(), reference(alias, name)).copy()
+                found.append(named(value, name))
+            if name.lower() in replaced:
+                left_out.append(name.lower())  # the first of several columns with this name takes the place of all
+    return found

@@ -20,6 +20,7 @@ from sqluice.optimizer.ast import (
     conjuncts,
     has_site,
     is_site,
+    named,
     replaced,
     sql,
     windows,
@@ -29,7 +30,9 @@ from sqluice.optimizer.rules.qualify import above_keys, nodes
 from sqluice.optimizer.scope import CannotLift, own_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+_SETS = (exp.Rollup, exp.Cube, exp.GroupingSets)
 
 
 def needs_split(select: exp.Select, aggregates: frozenset[str]) -> bool:
@@ -37,7 +40,7 @@ def needs_split(select: exp.Select, aggregates: frozenset[str]) -> bool:
     if not is_aggregated(select, aggregates):
         asking = [node for node in _upper(select, []) if _asks_outside_windows(node)]
         return any(bool(select.args.get("qualify")) or windows(node) for node in asking)
-    below = {sql(key) for key in _every_key(select, aggregates)}
+    below = {sql(key) for key in group_keys(select, aggregates)}
     return any(_asks_above(node, below, aggregates) for node in _upper(select, []))
 
 
@@ -61,17 +64,6 @@ def _asks_above(node: exp.Expr, below: set[str], aggregates: frozenset[str]) -> 
     return has_site(node) and look(node)
 
 
-def _every_key(select: exp.Select, aggregates: frozenset[str]) -> list[exp.Expr]:
-    """The grouping expressions, those of grouping sets too."""
-    try:
-        return group_keys(select, aggregates)
-    except CannotLift:
-        aliases = _aliases(select)
-        found = [node for node in select.args["group"].walk() if not isinstance(node, exp.Group)]
-        named = [aliases[node.name.lower()] for node in found if _is_bare(node) and node.name.lower() in aliases]
-        return [*found, *named]
-
-
 def is_aggregated(select: exp.Select, aggregates: frozenset[str]) -> bool:
     """Whether `select` returns a row a group."""
     if select.args.get("group") is not None or select.args.get("having") is not None:
@@ -83,7 +75,7 @@ def is_aggregated(select: exp.Select, aggregates: frozenset[str]) -> bool:
 def apply(select: exp.Select, name: str, aggregates: frozenset[str]) -> tuple[exp.Select, list[str]]:
     """The outer select, over its inner part as FROM item `name`; and the inner part's columns.
 
-    `CannotLift` for what has no such form (grouping sets, columns outside the keys).
+    `CannotLift` for what has no such form (columns outside the keys, GROUPING of keys by position or alias).
     """
     levels = _grouped(select, aggregates) if is_aggregated(select, aggregates) else _windowed(select)
     return _split(select, name, levels)
@@ -101,7 +93,7 @@ class _Below:
 
 
 def _grouped(select: exp.Select, aggregates: frozenset[str]) -> _Below:
-    keys = group_keys(select, aggregates)
+    keys = list({sql(key): key for key in group_keys(select, aggregates)}.values())
     having = select.args.get("having")
     below = {sql(key) for key in keys}
     kept = [part for part in conjuncts(having.this if having else None) if not _asks_above(part, below, aggregates)]
@@ -115,7 +107,12 @@ def _grouped(select: exp.Select, aggregates: frozenset[str]) -> _Below:
                 found[known[sql(call)]] = call
     inner = _inner(select, found or {"one": exp.Count(this=exp.Star())})
     group = select.args.get("group")
-    if group is not None:
+    if group is not None and has_sets(select):
+        given = [key for one in group.expressions for key in _keys_in(one)]
+        if select.find(exp.Grouping, exp.GroupingId) and any(_resolver(select)(key) is not key for key in given):
+            raise CannotLift("GROUPING beside keys by position or alias")  # which of the equal keys does it mean?
+        inner.set("group", exp.Group(expressions=[_in_sets(key, _resolver(select)) for key in group.expressions]))
+    elif group is not None:
         places = [exp.Literal.number(at + 1) for at in range(len(keys))]
         inner.set("group", exp.Group(expressions=places) if keys else None)
     condition = conjunction([part.copy() for part in kept])
@@ -155,33 +152,58 @@ def _windowed(select: exp.Select) -> _Below:
 
 
 def group_keys(select: exp.Select, aggregates: frozenset[str]) -> list[exp.Expr]:
-    """The grouping expressions, positions and aliases resolved."""
+    """The grouping expressions, those of grouping sets too, positions and aliases resolved."""
     group = select.args.get("group")
     if group is None:
         return []
-    if any(group.args.get(kind) for kind in ("rollup", "cube", "grouping_sets", "totals")):
-        raise CannotLift("a question about the groups of grouping sets")
-    values = [one.this if isinstance(one, exp.Alias) else one for one in select.expressions]
     if group.args.get("all") or any(
         isinstance(key, exp.Var) and key.name.upper() == "ALL" for key in group.expressions
     ):
-        return [value for value in values if not aggregate_calls(value, aggregates)]
-    aliases = _aliases(select)
-    keys = []
-    for key in group.expressions:
-        if isinstance(key, exp.Rollup | exp.Cube | exp.GroupingSets):
-            raise CannotLift("a question about the groups of grouping sets")
+        return [value for value in _values(select) if not aggregate_calls(value, aggregates)]
+    resolve = _resolver(select)
+    return [resolve(key) for one in group.expressions for key in _keys_in(one)]
+
+
+def has_sets(select: exp.Select) -> bool:
+    """Whether rows are grouped in several ways: by ROLLUP, CUBE or GROUPING SETS."""
+    group = select.args.get("group")
+    return group is not None and any(isinstance(key, _SETS) for key in group.expressions)
+
+
+def _keys_in(key: exp.Expr, *, inside: bool = False) -> list[exp.Expr]:
+    """A grouping expression, or all of a ROLLUP, CUBE or GROUPING SETS."""
+    if isinstance(key, _SETS) or (inside and isinstance(key, exp.Tuple)):
+        return [found for one in key.expressions for found in _keys_in(one, inside=True)]
+    return [key.this if inside and isinstance(key, exp.Paren) else key]
+
+
+def _in_sets(key: exp.Expr, resolve: Callable[[exp.Expr], exp.Expr], *, inside: bool = False) -> exp.Expr:
+    """The same expression with positions and aliases resolved."""
+    if isinstance(key, _SETS) or (inside and isinstance(key, exp.Tuple)):
+        return type(key)(expressions=[_in_sets(one, resolve, inside=True) for one in key.expressions])
+    if inside and isinstance(key, exp.Paren):
+        return exp.Paren(this=resolve(key.this).copy())
+    return resolve(key).copy()
+
+
+def _resolver(select: exp.Select) -> Callable[[exp.Expr], exp.Expr]:
+    values = _values(select)
+    aliases = {one.alias.lower(): one.this for one in select.expressions if isinstance(one, exp.Alias)}
+
+    def resolve(key: exp.Expr) -> exp.Expr:
         if isinstance(key, exp.Literal) and key.is_int:
-            keys.append(values[int(key.this) - 1])
-        elif _is_bare(key) and key.name.lower() in aliases:
-            keys.append(aliases[key.name.lower()])
-        else:
-            keys.append(key)
-    return keys
+            if any(value.find(exp.Star, exp.Columns) and not isinstance(value, exp.Count) for value in values):
+                raise CannotLift("a position in GROUP BY beside a star")
+            if not 0 < int(key.this) <= len(values):
+                raise CannotLift("a position in GROUP BY that is not there")
+            return values[int(key.this) - 1]
+        return aliases.get(key.name.lower(), key) if _is_bare(key) else key
+
+    return resolve
 
 
-def _aliases(select: exp.Select) -> dict[str, exp.Expr]:
-    return {one.alias.lower(): one.this for one in select.expressions if isinstance(one, exp.Alias)}
+def _values(select: exp.Select) -> list[exp.Expr]:
+    return [one.this if isinstance(one, exp.Alias) else one for one in select.expressions]
 
 
 def _is_bare(node: exp.Expr) -> bool:
@@ -200,7 +222,7 @@ def _upper(select: exp.Select, without: Iterable[exp.Expr], clauses: tuple[str, 
 
 
 def _inner(select: exp.Select, found: dict[str, exp.Expr]) -> exp.Select:
-    columns = [exp.alias_(node.copy(), name, quoted=True) for name, node in found.items()]
+    columns = [named(node.copy(), name) for name, node in found.items()]
     inner = with_from(exp.Select(expressions=columns), select)
     for name in ("where", "sample"):
         if select.args.get(name) is not None:
@@ -246,5 +268,5 @@ def _name(part: exp.Expr, known: dict[str, str]) -> str | None:
 
 def _named(before: exp.Expr, after: exp.Expr) -> exp.Expr:
     if isinstance(before, exp.Column) and before.name and not isinstance(before.this, exp.Star):
-        return exp.alias_(after, before.name, quoted=True)
+        return named(after, before.name)
     return after

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from sqluice.optimizer.ast import column, has_site
+from sqluice.optimizer.ast import column, has_site, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ def _update(statement: exp.Update, outputs: Callable[[exp.Select], list[str] | N
     where = statement.args.get("where")
     if not asking and not (where is not None and has_site(where)):
         return False
-    values = [exp.alias_(one.expression.copy(), f"v{at}", quoted=True) for at, one in enumerate(asking)]
+    values = [named(one.expression.copy(), f"v{at}") for at, one in enumerate(asking)]
     rows = _rows(statement, [exp.alias_(_rowid(), "r", quoted=True), *values])
     if outputs(rows) is None:
         return False

@@ -294,11 +294,13 @@ class Nested:
             )
         elif self.write.flag(4):
             group = "ALL"
-        having = f" HAVING {self.rng.choice(('count(*) > 1', 'min(t.id) < 5', 'max(t.s) IS NOT NULL'))}"
-        return Query(
-            f"SELECT {listed}, {number}::INTEGER AS n {source} GROUP BY {group}{having if self.write.flag(4) else ''}",
-            columns,
-        )
+        about_group = "AI_FILTER(PROMPT('ripe? {0}', max(t.s)))"
+        conditions = ("count(*) > 1", "min(t.id) < 5", "max(t.s) IS NOT NULL", about_group)
+        having = f" HAVING {self.rng.choice(conditions)}" if self.write.flag(4) else ""
+        listed = f"{listed}, {number}::INTEGER AS n"
+        if group != "ALL" and self.write.flag(4):
+            listed, columns = f"{listed}, {about_group} AS f", (*columns, Column("f", BOOL))
+        return Query(f"SELECT {listed} {source} GROUP BY {group}{having}", columns)
 
     def _window(self, sight: Sight, values: list[tuple[str, Column]]) -> tuple[str, tuple[Column, ...]]:
         calls = [f"{self._call(sight, values)}::INTEGER AS v{at}" for at in range(self.rng.choice((1, 1, 2)))]

@@ -35,3 +35,15 @@ SELECT "q"."c0" AS "id", __AI(1, "q"."c1") AS f FROM (SELECT "t"."id" AS "c0", "
 -- A window over answers stays
 SELECT id, count(*) OVER (PARTITION BY __ai(1, s)) AS n FROM t;
 SELECT "t"."id" AS "id", COUNT(*) OVER (PARTITION BY __AI(1, "t"."s")) AS n FROM t;
+
+-- The groups of grouping sets
+SELECT k, u.f AS f, __ai(1, max(s)) AS x FROM t GROUP BY ROLLUP (k, f);
+SELECT "q"."k0" AS "k", "q"."k1" AS f, __AI(1, "q"."a2") AS x FROM (SELECT "t"."k" AS "k0", "t"."u"."f" AS "k1", MAX("t"."s") AS "a2" FROM t GROUP BY ROLLUP ("t"."k", "t"."u"."f")) AS "q";
+
+-- GROUPING and a key in a set of its own
+SELECT k, s, GROUPING(k) AS g, __ai(1, s) AS x FROM t GROUP BY GROUPING SETS ((k, s), (k), (), CUBE (s)) HAVING GROUPING(s) = 0 AND __ai(2, min(s));
+SELECT "q"."k0" AS "k", "q"."k1" AS "s", "q"."a2" AS g, __AI(1, "q"."k1") AS x FROM (SELECT "t"."k" AS "k0", "t"."s" AS "k1", GROUPING("t"."k") AS "a2", MIN("t"."s") AS "a3" FROM t GROUP BY GROUPING SETS (("t"."k", "t"."s"), ("t"."k"), (), CUBE ("t"."s")) HAVING (GROUPING("t"."s") = 0)) AS "q" WHERE __AI(2, "q"."a3");
+
+-- Beside plain keys
+SELECT k + 1 AS n, s, __ai(1, s, count(*)) AS x FROM t GROUP BY n, CUBE (s);
+SELECT "q"."k0" AS n, "q"."k1" AS "s", __AI(1, "q"."k1", "q"."a2") AS x FROM (SELECT "t"."k" + 1 AS "k0", "t"."s" AS "k1", COUNT(*) AS "a2" FROM t GROUP BY "t"."k" + 1, CUBE ("t"."s")) AS "q";
