@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sqluice.optimizer.scope import Scope
 
 _TABLE = {"this", "alias", "db", "catalog"}
+_GUARDS = (exp.Case, exp.If, exp.Coalesce, exp.And, exp.Or, exp.Filter)
 
 
 def apply(
@@ -117,8 +118,14 @@ def _columns(inner: exp.Select, asking: list[exp.Expr], alias: str, scope: Scope
     return {
         sql(site): site
         for site in own_sites(inner)
-        if id(site) not in moved and _is_plain(site) and _only(site, alias, scope)
+        if id(site) not in moved and _is_plain(site) and _only(site, alias, scope) and not _is_guarded(site)
     }
+
+
+def _is_guarded(site: exp.Expr) -> bool:
+    """Whether something else says for which rows it is asked."""
+    guard = site.find_ancestor(*_GUARDS, exp.Query)
+    return isinstance(guard, _GUARDS)
 
 
 def _rows_around(inner: exp.Select, outer: exp.Select) -> exp.Select:

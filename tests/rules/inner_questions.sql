@@ -43,3 +43,7 @@ SELECT "t"."id" AS "id", (SELECT COUNT(*) FROM (SELECT * FROM r WHERE __AI(1, "r
 -- A volatile condition stays where it is
 SELECT id, (SELECT count(*) FROM r WHERE r.k = t.k AND __ai(1, w) AND random() < 2) AS n FROM t;
 SELECT "t"."id" AS "id", (SELECT COUNT(*) FROM (SELECT * FROM r WHERE EXISTS(SELECT 1 FROM t WHERE ("r"."k" = t.k)) AND __AI(1, "r"."w")) AS "r" WHERE ("r"."k" = t.k) AND (RANDOM() < 2)) AS n FROM t;
+
+-- What only some rows are asked stays
+SELECT id, (SELECT max(CASE WHEN r.id > t.id THEN __ai(1, w) END) FROM r WHERE r.k = t.k) AS n FROM t;
+SELECT "t"."id" AS "id", (SELECT MAX(CASE WHEN "r"."id" > t.id THEN __AI(1, "r"."w") END) FROM r WHERE "r"."k" = t.k) AS n FROM t;
