@@ -372,12 +372,14 @@ class Run:
             return asker.op.cost_usd / asker.calls + USD_PER_SECOND * max(seconds, LEAST_SECONDS)
         return USD_PER_SECOND * max(self.seconds(number) or 0.0, LEAST_SECONDS)
 
-    def expect(self, stage: Stage, calls: dict[str, int], saving: float) -> None:
-        """What a stage's filters are expected to ask, and how many times as much the written order would cost."""
+    def expect(self, stage: Stage, rows: dict[str, int], calls: dict[str, int], saving: float) -> None:
+        """Rows that are expected to come to each leaf of a stage's filters, what they are expected to ask, and how many
+        times as much the written order would cost."""
         self.expected[stage.name] = Expected(calls, saving)
         for name, leaf in order_conjuncts.asking(stage.filters).items():
             for number in {spec_of(site) for site in own_sites(leaf)}:
                 estimates = self.op(number).estimates
+                estimates["rows"] = estimates.get("rows", 0.0) + rows.get(name, 0)
                 estimates["calls"] = estimates.get("calls", 0.0) + calls.get(name, 0)
 
     def warn(self, text: str) -> None:

@@ -203,8 +203,10 @@ class Filtering:
         ordered = order_conjuncts.apply(self._stage.filters, look.open_rows(start), look.facts)
         if self._stage.name not in self._run.expected:
             scale = self._total / max(len(look.ordinals), 1) / look.copies
-            calls = {name: round(n * scale) for name, n in ordered.calls.items()}
-            self._run.expect(self._stage, calls, ordered.written / max(ordered.cost, 1e-30))
+            rows, calls = (
+                {name: round(n * scale) for name, n in found.items()} for found in (ordered.rows, ordered.calls)
+            )
+            self._run.expect(self._stage, rows, calls, ordered.written / max(ordered.cost, 1e-30))
         return ordered.predicates
 
     def _pilot(self) -> None:

@@ -12,6 +12,7 @@ tried, by dynamic programming over sets of arms; beyond that the best next arm i
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -55,11 +56,12 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """Predicates in the order to decide them, and what is expected of it: cost, and calls by leaf."""
+    """Predicates in the order to decide them, and what is expected of it: cost, and rows and calls by leaf."""
 
     predicates: tuple[exp.Expr, ...]
     cost: float
     calls: Mapping[str, int]
+    rows: Mapping[str, int]
     written: float
     """What the order as written is expected to cost."""
 
@@ -106,13 +108,14 @@ def spent(predicates: Sequence[exp.Expr], rows: np.ndarray, facts: Mapping[str, 
     """What conjuncts cost in the order in which they stand."""
     tally = _Tally()
     _spend(predicates, rows, facts, tally, conjuncts=True)
-    return Ordered(tuple(predicates), tally.cost, tally.calls, tally.cost)
+    return Ordered(tuple(predicates), tally.cost, tally.calls, tally.rows, tally.cost)
 
 
 class _Tally:
     def __init__(self) -> None:
         self.cost = 0.0
-        self.calls: dict[str, int] = {}
+        self.calls: Counter[str] = Counter()
+        self.rows: Counter[str] = Counter()
 
 
 def _inside(node: exp.Expr, rows: np.ndarray, facts: Mapping[str, Leaf]) -> exp.Expr:
@@ -233,7 +236,8 @@ def _spend_one(node: exp.Expr, rows: np.ndarray, facts: Mapping[str, Leaf], tall
         leaf = facts[_name(node)]
         calls = leaf.calls(rows)
         tally.cost += leaf.cost * calls
-        tally.calls[_name(node)] = tally.calls.get(_name(node), 0) + calls
+        tally.calls[_name(node)] += calls
+        tally.rows[_name(node)] += int(rows.sum())
 
 
 def _arms(node: exp.Expr) -> list[exp.Expr]:

@@ -94,8 +94,15 @@ def test_a_second_run_needs_no_pilot() -> None:
     for _ in range(2):
         con.execute(SQL).fetchall()
     *_, first, second = (row[0] for row in con.execute("SELECT calls FROM ai.runs ORDER BY started").fetchall())
+    foreseen = con.execute(
+        "SELECT rows_in, est_rows, calls, est_calls FROM ai.ops "
+        "WHERE run_id = (SELECT run_id FROM ai.runs WHERE sql LIKE '%AI_SCORE%' ORDER BY started DESC LIMIT 1)"
+    ).fetchall()
     con.close()
     assert second == 300 + passing < first
+    assert {rows for rows, *_ in foreseen} == {300, passing}
+    for rows, est_rows, calls, est_calls in foreseen:
+        assert (est_rows, est_calls) == (pytest.approx(rows, rel=0.2), pytest.approx(calls, rel=0.2))
 
 
 @pytest.mark.usefixtures("home")
