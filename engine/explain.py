@@ -125,7 +125,11 @@ def _shares(stage: Stage, run: Run, shares: Mapping[str, Share], foreseen: Forec
     for name, share in shares.items():
         seen = round(share.inputs - PRIOR_INPUTS)
         calls = foreseen.calls.get(name, 0)
-        found.append({"leaf": _named(leaves[name], run), "share": round(share.mean, 3), "seen": seen, "calls": calls})
+        one = {"leaf": _named(leaves[name], run), "share": round(share.mean, 3), "seen": seen, "calls": calls}
+        costs = [run.earlier_cost(spec_of(site)) for site in own_sites(leaves[name])]
+        if None not in costs:
+            one["seconds"], one["usd"] = (sum(calls * cost[at] for cost in costs if cost) for at in (0, 1))
+        found.append(one)
     return found
 
 
@@ -162,9 +166,9 @@ def _question(step: Ask, run: Run, cascade: Cascade | None) -> dict[str, Any]:
             "forced": cascade.forced,
             "result": cascade.apart is None,
         }
-    seconds = run.seconds(step.spec)
-    if seconds is not None:
-        asked["seconds_per_call"] = seconds
+    cost = run.earlier_cost(step.spec)
+    if cost is not None:
+        asked["seconds_per_call"], asked["usd_per_call"] = cost
     return asked
 
 
@@ -229,7 +233,8 @@ def _step(step: dict[str, Any]) -> list[str]:
         apart = "" if cascade["result"] else "; the result has no contract of its own"
         lines.append(f"          {when}: {cascade['contract']}{apart}")
     if "seconds_per_call" in step:
-        lines.append(f"          {step['seconds_per_call']:.3f} s a call, as measured before")
+        usd = f" and {step['usd_per_call']:.2g} USD" if step["usd_per_call"] else ""
+        lines.append(f"          {step['seconds_per_call']:.3f} s{usd} a call, as measured before")
     return lines
 
 
@@ -237,7 +242,10 @@ def _foreseen(stage: dict[str, Any]) -> list[str]:
     lines = []
     for one in stage.get("filters", ()):
         how = f"seen on {one['seen']} inputs" if one["seen"] else "not seen before"
-        lines.append(f"    share {one['share']:.2f} expected of {_short(one['leaf'])} ({how}), {one['calls']:,} calls")
+        cost = f", {one['seconds']:.1f} s" if "seconds" in one else ""
+        cost += f", {one['usd']:.2g} USD" if one.get("usd") else ""
+        share = f"    share {one['share']:.2f} expected of {_short(one['leaf'])}"
+        lines.append(f"{share} ({how}), {one['calls']:,} calls{cost}")
     considered = stage.get("considered", ())
     if len(considered) > 1:
         orders = "; ".join(f"{', '.join(map(str, one['order']))}: {one['calls']:,} calls" for one in considered)

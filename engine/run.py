@@ -144,7 +144,7 @@ class Run:
         self._cache = cache
         self._askers: dict[int, Asker] = {}
         self._memos: dict[int, _Memo] = {}
-        self._seconds: dict[str, float] | None = None
+        self._costs: dict[str, tuple[float, float]] | None = None
         self._report: Report | None = None
 
     def uri(self, spec: Spec) -> str:
@@ -358,19 +358,20 @@ class Run:
         """US dollars a call of all these questions together, machine time included."""
         return sum(map(self._unit_cost, numbers))
 
-    def seconds(self, number: int) -> float | None:
-        """Seconds a call of a question took in earlier runs; None where it was not asked."""
-        if self._seconds is None:
+    def earlier_cost(self, number: int) -> tuple[float, float] | None:
+        """Seconds and US dollars a call of a question took in earlier runs; None where it was not asked."""
+        if self._costs is None:
             marks = [self.identity(at) for at in range(len(self.specs))]
-            self._seconds = {} if self.runner.statistics is None else self.runner.statistics.seconds(marks)
-        return self._seconds.get(self.identity(number))
+            self._costs = {} if self.runner.statistics is None else self.runner.statistics.costs(marks)
+        return self._costs.get(self.identity(number))
 
     def _unit_cost(self, number: int) -> float:
         asker = self._askers.get(number)
         if asker is not None and asker.calls >= SURE_CALLS:
             seconds = asker.op.seconds_busy / asker.calls
             return asker.op.cost_usd / asker.calls + USD_PER_SECOND * max(seconds, LEAST_SECONDS)
-        return USD_PER_SECOND * max(self.seconds(number) or 0.0, LEAST_SECONDS)
+        seconds, usd = self.earlier_cost(number) or (0.0, 0.0)
+        return usd + USD_PER_SECOND * max(seconds, LEAST_SECONDS)
 
     def expect(self, stage: Stage, rows: dict[str, int], calls: dict[str, int], saving: float) -> None:
         """Rows that are expected to come to each leaf of a stage's filters, what they are expected to ask, and how many
@@ -424,13 +425,13 @@ class Run:
                 self.warn(f"{spec.function}: {rows} no answer: {said}")
 
     def _learn(self) -> None:
-        seconds = {
-            self.identity(number): (asker.op.seconds_busy, asker.calls)
+        costs = {
+            self.identity(number): (asker.op.seconds_busy, asker.op.cost_usd, asker.calls)
             for number, asker in self._askers.items()
             if asker.calls
         }
-        if self.runner.statistics is not None and (self._learnt or seconds):
-            self.runner.statistics.learn(self._learnt, seconds, self.heads)
+        if self.runner.statistics is not None and (self._learnt or costs):
+            self.runner.statistics.learn(self._learnt, costs, self.heads)
 
 
 def _status(error: BaseException | None) -> Status:

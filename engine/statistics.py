@@ -1,4 +1,4 @@
-"""What runs have learnt, kept between them: shares of yes answers by predicate, seconds and heads by question.
+"""What runs have learnt, kept between them: shares of yes answers by predicate, costs and heads by question.
 
 One SQLite file in the state folder. Trouble with it costs what was learnt, never a query.
 """
@@ -21,11 +21,11 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS shares
     (fingerprint TEXT PRIMARY KEY, yes REAL, inputs REAL, rows REAL, updated REAL, revision TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS heads (question TEXT PRIMARY KEY, found TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS seconds (question TEXT PRIMARY KEY, seconds REAL, calls REAL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS costs (question TEXT PRIMARY KEY, seconds REAL, usd REAL, calls REAL) WITHOUT ROWID;
 """
-_ADD_SECONDS = """
-INSERT INTO seconds VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET
-    seconds = seconds / 2 + excluded.seconds, calls = calls / 2 + excluded.calls
+_ADD_COSTS = """
+INSERT INTO costs VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    seconds = seconds / 2 + excluded.seconds, usd = usd / 2 + excluded.usd, calls = calls / 2 + excluded.calls
 """
 WAIT = 0.5
 """Seconds that another process is waited for."""
@@ -45,10 +45,10 @@ class Statistics:
         rows = self._rows("shares", "fingerprint", fingerprints)
         return {name: Remembered(Share(yes, inputs), *rest) for name, yes, inputs, *rest in rows}
 
-    def seconds(self, questions: list[str]) -> dict[str, float]:
-        """Seconds a call of some questions."""
-        rows = self._rows("seconds", "question", questions)
-        return {name: seconds / calls for name, seconds, calls in rows if calls}
+    def costs(self, questions: list[str]) -> dict[str, tuple[float, float]]:
+        """Seconds and US dollars a call of some questions."""
+        rows = self._rows("costs", "question", questions)
+        return {name: (seconds / calls, usd / calls) for name, seconds, usd, calls in rows if calls}
 
     def head(self, question: str) -> dict[str, Any] | None:
         """The head that a cascade has left of a question."""
@@ -61,10 +61,11 @@ class Statistics:
     def learn(
         self,
         shares: Mapping[str, tuple[Share, float, str]],
-        seconds: Mapping[str, tuple[float, int]],
+        costs: Mapping[str, tuple[float, float, int]],
         heads: Mapping[str, dict[str, Any]],
     ) -> None:
-        """Add what a run saw: shares with the rows before them and the models' revision, seconds and calls, heads."""
+        """Add what a run saw: shares with the rows before them and the models' revision; seconds, US dollars and
+        calls; heads."""
         known = self.shares(list(shares))
         now = time.time()
         rows = []
@@ -80,7 +81,7 @@ class Statistics:
                 db.executescript(_TABLES)
                 with db:
                     db.executemany("INSERT OR REPLACE INTO shares VALUES (?, ?, ?, ?, ?, ?)", rows)
-                    db.executemany(_ADD_SECONDS, [(name, *values) for name, values in seconds.items()])
+                    db.executemany(_ADD_COSTS, [(name, *values) for name, values in costs.items()])
                     found = [(name, json.dumps(head)) for name, head in heads.items()]
                     db.executemany("INSERT OR REPLACE INTO heads VALUES (?, ?)", found)
         except (OSError, sqlite3.Error):

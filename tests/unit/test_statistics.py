@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +40,15 @@ def test_what_is_remembered_fades() -> None:
 def test_runs_add_up_until_the_model_changes(tmp_path: Path) -> None:
     kept = Statistics(tmp_path / "new" / "statistics.sqlite")
     assert kept.shares(["a"]) == {}
-    kept.learn({"a": (Share(3, 10), 100.0, "r1")}, {"q": (2.0, 4)}, {"q": {"k": 2}})
-    kept.learn({"a": (Share(1, 10), 200.0, "r1")}, {"q": (1.0, 2)}, {})
+    kept.learn({"a": (Share(3, 10), 100.0, "r1")}, {"q": (2.0, 0.2, 4)}, {"q": {"k": 2}})
+    kept.learn({"a": (Share(1, 10), 200.0, "r1")}, {"q": (1.0, 0.4, 2)}, {})
     found = kept.shares(["a", "b"])
     assert found.keys() == {"a"}
     assert (found["a"].share, found["a"].rows, found["a"].revision) == (Share(4, 20), 200.0, "r1")
     assert (kept.head("q"), kept.head("r")) == ({"k": 2}, None)
-    assert kept.seconds(["q", "r"]) == {"q": 0.5}
+    costs = kept.costs(["q", "r"])
+    assert costs.keys() == {"q"}
+    assert costs["q"] == pytest.approx((0.5, 0.125))
     kept.learn({"a": (Share(9, 10), 200.0, "r2")}, {}, {})
     assert kept.shares(["a"])["a"].share == Share(9, 10)
     kept.learn({"a": (Share(0, 10 * MOST_INPUTS), 200.0, "r2")}, {}, {})
@@ -125,3 +128,23 @@ def test_the_same_statistics_give_the_same_calls(tmp_path: Path, monkeypatch: py
         seen.append(con.execute("SELECT op, input_hash, n_rows FROM ai.decisions ORDER BY ALL").fetchall())
         con.close()
     assert seen[0] == seen[1]
+
+
+@pytest.mark.usefixtures("home")
+def test_explain_tells_what_earlier_calls_have_cost() -> None:
+    con = opened()
+    model = scripted("priced", "percent 50")
+    model.info = type(model.info)("priced", revision="1", price_in=1000.0)
+    con.register_model("priced", model)
+    con.execute("SET ai_oracle = 'priced'")
+    ((before,),) = con.execute(f"EXPLAIN {SQL}").fetchall()
+    assert "as measured before" not in before
+    con.execute(SQL).fetchall()
+    ((spent, calls),) = con.execute("SELECT spent_usd, calls FROM ai.runs WHERE status = 'ok' AND calls > 0").fetchall()
+    ((after,),) = con.execute(f"EXPLAIN (FORMAT JSON) {SQL}").fetchall()
+    con.close()
+    filters = json.loads(after)["stages"][0]["filters"]
+    assert sum(one["usd"] for one in filters) == pytest.approx(
+        spent / calls * sum(one["calls"] for one in filters), rel=0.1
+    )
+    assert all(one["seconds"] >= 0 for one in filters)
