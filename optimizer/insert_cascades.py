@@ -128,7 +128,9 @@ def _top(plan: Plan, number: int) -> int:
 
 
 def _select(statement: exp.Expr) -> exp.Select | None:
-    """The SELECT of a statement, where it has one."""
+    """The SELECT of a statement, where it has one and all of its rows go where they are to go."""
+    if isinstance(statement, exp.Insert) and statement.args.get("conflict"):
+        return None
     select = statement.expression if isinstance(statement, exp.Create | exp.Insert) else statement
     if isinstance(select, exp.Subquery):
         select = select.this

@@ -105,6 +105,12 @@ def test_the_order_of_rows_changes_nothing(con: Connection, tmp_path: Path) -> N
     assert report.calls == report_again.calls
 
 
+def test_rows_that_a_conflict_drops_have_no_contract(con: Connection) -> None:
+    run(con, "CREATE TABLE kept (id BIGINT PRIMARY KEY)")
+    _, report = run(con, f"INSERT INTO kept SELECT id FROM t WHERE {POSITIVE} ON CONFLICT DO NOTHING")
+    assert report.label == "uncertified(composition)"
+
+
 def test_multiplicities_count_as_rows(con: Connection) -> None:
     run(con, "CREATE TABLE many AS SELECT t.* FROM t, range(1 + (id % 50 == 0)::INT * 40)")
     sql = f"SELECT id FROM many WHERE {POSITIVE}"
