@@ -129,11 +129,14 @@ def _is_guarded(site: exp.Expr) -> bool:
 
 
 def _rows_around(inner: exp.Select, outer: exp.Select) -> exp.Select:
-    """The rows that `inner` can look at: those of the FROM items before it, where it is one itself."""
+    """The rows that `inner` can look at: those of the FROM items before it, where it is one itself. WHERE says nothing
+    of the rows that the ON of a join looks at: an outer join puts others in their place."""
     above = set()
     node: exp.Expr | None = inner
+    in_on = False
     while node is not None and node is not outer:
         above.add(id(node))
+        in_on = in_on or node.arg_key == "on"
         node = node.parent
     sources = [outer.args.get("from_"), *(outer.args.get("joins") or ())]
     before = list(itertools.takewhile(lambda one: id(one) not in above, sources))
@@ -141,7 +144,8 @@ def _rows_around(inner: exp.Select, outer: exp.Select) -> exp.Select:
     if before and before[0] is not None:
         found.set("from_", before[0].copy())
         found.set("joins", [join.copy() for join in before[1:] if join is not None])
-    found.set("where", outer.args["where"].copy() if outer.args.get("where") else None)
+    if outer.args.get("where") is not None and not in_on:
+        found.set("where", outer.args["where"].copy())
     return found
 
 

@@ -47,3 +47,7 @@ SELECT "t"."id" AS "id", (SELECT COUNT(*) FROM (SELECT * FROM r WHERE EXISTS(SEL
 -- What only some rows are asked stays
 SELECT id, (SELECT max(CASE WHEN r.id > t.id THEN __ai(1, w) END) FROM r WHERE r.k = t.k) AS n FROM t;
 SELECT "t"."id" AS "id", (SELECT MAX(CASE WHEN "r"."id" > t.id THEN __AI(1, "r"."w") END) FROM r WHERE "r"."k" = t.k) AS n FROM t;
+
+-- WHERE says nothing of the rows that an ON looks at
+SELECT t.id, e.id AS e FROM t LEFT JOIN r AS e ON e.id > (SELECT count(*) FROM r WHERE r.k = t.k AND __ai(1, r.w)) WHERE t.id > 1;
+SELECT "t"."id" AS "id", "e"."id" AS e FROM t LEFT JOIN r AS e ON "e"."id" > (SELECT COUNT(*) FROM (SELECT * FROM r WHERE EXISTS(SELECT 1 FROM t WHERE ("r"."k" = t.k)) AND __AI(1, "r"."w")) AS "r" WHERE ("r"."k" = t.k)) WHERE "t"."id" > 1;
