@@ -316,6 +316,8 @@ class BlockLifter:
         native = one.copy()
         holder = native.this if isinstance(one, exp.Column) else native
         if isinstance(star, exp.Star) and star.args.get("replace"):
+            if self.scope.merged and has_site(star):
+                raise CannotLift("a question in a star over columns that USING or NATURAL has merged")
             kept = [part for part in star.args["replace"] if not has_site(part)]
             changed = {part.alias.lower(): part.this for part in star.args["replace"] if has_site(part)}
             holder.set("replace", [part.copy() for part in kept] or None)

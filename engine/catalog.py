@@ -100,14 +100,24 @@ class DuckCatalog:
             raise CannotLift(f"DuckDB cannot describe it alone ({str(error).splitlines()[0]})") from error
 
     def stands_alone(self, query: exp.Expr, ctes: list[exp.CTE]) -> bool:
-        """Whether `query` binds without anything around it but `ctes`. A PIVOT of answers does: it sees no more."""
+        """Whether `query` binds without anything around it but `ctes`; not known of one over a PIVOT of answers."""
         try:
             self.describe(query.this if isinstance(query, exp.Subquery) else query, ctes)
-        except CannotLift:
-            return True
-        except duckdb.Error:
+        except (CannotLift, duckdb.Error):
             return False
         return True
+
+    def is_table(self, table: exp.Table, ctes: list[exp.CTE]) -> bool:
+        """Whether a name means rows that are there: a table, not a view, a CTE or a function."""
+        name = table.name.lower()
+        if any(cte.alias.lower() == name for cte in ctes):
+            return False
+        ((found, views),) = self._con.execute(
+            "SELECT (SELECT count(*) FROM duckdb_tables() WHERE lower(table_name) = $1), "
+            "(SELECT count(*) FROM duckdb_views() WHERE lower(view_name) = $1)",
+            [name],
+        ).fetchall()
+        return bool(found) and not views
 
 
 def described(con: Any, text: str) -> list[tuple[str, str]]:

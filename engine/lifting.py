@@ -20,7 +20,18 @@ from sqlglot import exp
 
 from sqluice.engine.block import BlockLifter
 from sqluice.errors import InternalError
-from sqluice.optimizer.ast import has_site, is_site, nested_queries, own, own_sites, pin, spec_of, sql, with_from
+from sqluice.optimizer.ast import (
+    has_site,
+    is_site,
+    nested_queries,
+    own,
+    own_sites,
+    pin,
+    sources,
+    spec_of,
+    sql,
+    with_from,
+)
 from sqluice.optimizer.plan import Plan, Stage
 from sqluice.optimizer.rules import (
     expand_aliases,
@@ -82,7 +93,8 @@ class Lifter:
         self._rule(write_by_rowid, root, lambda: write_by_rowid.apply(root, self._columns))
         self._pin(own_sites(root), f"in {root.key.upper()}")
         for nested in nested_queries(root):
-            alone = not isinstance(nested, exp.Values) and self.catalog.stands_alone(nested, [])
+            by_itself = isinstance(root, exp.Create | exp.Insert | exp.Copy)
+            alone = not isinstance(nested, exp.Values) and (by_itself or self.catalog.stands_alone(nested, []))
             if alone:
                 nested.replace(self.query(nested, Ctes(), root=True))
             else:
@@ -219,8 +231,18 @@ class Lifter:
 
     def _name_stars(self, select: exp.Select, scope: Scope, ctes: Ctes) -> None:
         """Stars as columns; those that only DuckDB can take apart get the names it finds."""
+        for one in select.expressions:
+            star = one.this if isinstance(one, exp.Column) else one
+            others = [part for part in own(one) if isinstance(part, exp.Star) and part is not star]
+            if any(not isinstance(part.parent, exp.Count | exp.Columns) for part in others):
+                raise CannotLift("a question beside an expression of a star")
         if not scope.merged and qualify.expand_stars(select, scope):
             return
+        hidden = qualify.names_in_stars(select)
+        clauses = [node for part in ("order", "distinct") for node in qualify.nodes(select, part)]
+        keys = [key for clause in clauses for key in qualify.keys(clause)]
+        if any(isinstance(key, exp.Column) and key.name.lower() in hidden for key in keys):
+            raise CannotLift("ORDER BY or DISTINCT ON a name that a star gives")
         for one in select.expressions:
             star = one.this if isinstance(one, exp.Column) else one
             if isinstance(star, exp.Star | exp.Columns):
@@ -265,6 +287,8 @@ class Lifter:
             nested.meta[CORRELATED] = not first and self.is_correlated(nested, ctes)
             if nested.meta[CORRELATED]:
                 self._correlated(nested, select, ctes)
+            elif isinstance(nested.this, exp.Pivot) and (select.args.get("where") or select.args.get("joins")):
+                self._pin_all(nested, "below PIVOT or UNPIVOT with conditions above")
             else:
                 nested.replace(self.query(nested, ctes))
 
@@ -279,23 +303,28 @@ class Lifter:
             for side in ("this", "expression"):
                 self._correlated(query.args[side], outer, ctes)
         elif isinstance(query, exp.Select) and not query.args.get("with_"):
-            self._inner_questions(query, outer, ctes)
+            moved = self._inner_questions(query, outer, ctes)
             self._pin(own_sites(query), "in a correlated query")
+            for item in () if moved else sources(query):
+                self._pin_all(item, "in a correlated query")
             self._children(query, ctes, correlated=True)
         else:
             self._pin_all(query, "in a correlated query")
 
-    def _inner_questions(self, inner: exp.Select, outer: exp.Select, ctes: Ctes) -> None:
+    def _inner_questions(self, inner: exp.Select, outer: exp.Select, ctes: Ctes) -> bool:
         scope = _if_bound(lambda: self.catalog.scope(inner, list(ctes.written))) if own_sites(inner) else None
         if scope is None or any(len(one.parts) > 1 and scope.has(one.parts[0].name) for one in own_columns(inner)):
-            return  # s.x may be a field of the column s here, or a column of an outer s
+            return False  # s.x may be a field of the column s here, or a column of an outer s
         self._qualify(inner, scope)
 
         def stands_alone(query: exp.Expr) -> bool:
             return self.catalog.stands_alone(query, list(ctes.written))
 
-        name = partial(self.name, "q")
-        self._rule(inner_questions, inner, lambda: inner_questions.apply(inner, scope, outer, stands_alone, name))
+        def is_table(table: exp.Table) -> bool:
+            return self.catalog.is_table(table, list(ctes.written))
+
+        tests, name = inner_questions.Tests(stands_alone, is_table), partial(self.name, "q")
+        return self._rule(inner_questions, inner, lambda: inner_questions.apply(inner, scope, outer, tests, name))
 
     def is_correlated(self, query: exp.Expr, ctes: Ctes) -> bool:
         """Whether a nested query looks at the rows around it. One that reads stages was made by a rule: it does not,

@@ -74,7 +74,12 @@ def named(node: exp.Expr, name: str) -> exp.Alias:
 
 def pivots_answers(node: exp.Expr) -> bool:
     """Whether the columns of a PIVOT depend on an AI expression: DuckDB runs it to know them."""
-    return any(any(is_site(found) or is_pinned(found) for found in one.walk()) for one in node.find_all(exp.Pivot))
+    open_ones = [
+        one
+        for one in node.find_all(exp.Pivot)
+        if not one.args.get("unpivot") and not all(isinstance(part, exp.In) for part in one.expressions)
+    ]
+    return any(is_site(found) or is_pinned(found) for one in open_ones for found in one.walk())
 
 
 def nested_queries(node: exp.Expr) -> list[exp.Expr]:
@@ -173,7 +178,8 @@ def aggregate_calls(node: exp.Expr, names: frozenset[str]) -> list[exp.Expr]:
             return
         if isinstance(current, exp.Window):
             for child in current.iter_expressions():
-                parts: list[exp.Expr] = list(child.iter_expressions()) if is_aggregate(child, names) else [child]
+                is_own = child is current.this and is_aggregate(child, names)
+                parts: list[exp.Expr] = list(child.iter_expressions()) if is_own else [child]
                 for part in parts:
                     look(part, top=False)
             return

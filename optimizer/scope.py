@@ -96,6 +96,10 @@ class Catalog(Protocol):
         """Types of the columns that `query` returns. `CannotLift` where it cannot be bound on its own."""
         ...
 
+    def is_table(self, table: exp.Table, ctes: list[exp.CTE]) -> bool:
+        """Whether a name means rows that are there, and the same each time: those of a table."""
+        ...
+
     def stands_alone(self, query: exp.Expr, ctes: list[exp.CTE]) -> bool:
         """Whether `query` refers to nothing outside it but `ctes`: it is not correlated."""
         ...

@@ -1,16 +1,18 @@
-"""Ask what a correlated query asks about the rows of one FROM item in that item, which stands alone and has a stage.
+"""Ask what a correlated query asks about the rows of its FROM item in that item, which stands alone and has a stage.
 
     SELECT (SELECT count(*) FROM r WHERE r.k = t.k AND __ai(1, r.w)) FROM t
     ->  SELECT (SELECT count(*) FROM (SELECT * FROM r WHERE EXISTS (SELECT 1 FROM t WHERE r.k = t.k) AND __ai(1, r.w))
                 AS r WHERE r.k = t.k) FROM t
 
-The EXISTS keeps the rows that meet an outer row (a semi-join reduction: Bernstein and Chiu 1981). Questions that
-compute something first stay: for rows that no outer row meets, that might fail.
+The EXISTS keeps the rows that meet an outer row (a semi-join reduction: Bernstein and Chiu 1981), so that no more are
+asked than row by row. Where it cannot be made, because the outer rows are grouped or not those of tables, the question
+stays; so does one that computes something first: for rows that no outer row meets, that might fail.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
@@ -34,43 +36,33 @@ from sqluice.optimizer.rules.qualify import given
 from sqluice.optimizer.scope import own_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from sqluice.optimizer.scope import Scope
 
 _TABLE = {"this", "alias", "db", "catalog"}
+_GROUPED = ("group", "having", "qualify")
 _GUARDS = (exp.Case, exp.If, exp.Coalesce, exp.And, exp.Or, exp.Filter)
 
 
-def apply(
-    inner: exp.Select,
-    scope: Scope,
-    outer: exp.Select,
-    stands_alone: Callable[[exp.Expr], bool],
-    name: Callable[[], str],
-) -> bool:
-    """Change the FROM items of the correlated `inner`, whose columns are qualified, in place; whether one was. `outer`
-    is the select around it, `name` makes fresh names."""
-    joins = inner.args.get("joins") or []
-    if scope.merged or inner.args.get("laterals") or inner.args.get("from_") is None:
-        return False
-    if any(join.side or join.method or (join.kind or "").upper() not in ("", "INNER", "CROSS") for join in joins):
-        return False
-    items = [inner.args["from_"].this, *(join.this for join in joins)]
-    moved = [_moved(inner, item, scope, outer, stands_alone, name) for item in items]
-    return any(moved)
+@dataclass(frozen=True, slots=True)
+class Tests:
+    """What the catalog tells: whether a query sees nothing around it, and whether a name means a table."""
+
+    stands_alone: Callable[[exp.Expr], bool]
+    is_table: Callable[[exp.Table], bool]
 
 
-def _moved(
-    inner: exp.Select,
-    item: exp.Expr,
-    scope: Scope,
-    outer: exp.Select,
-    stands_alone: Callable[[exp.Expr], bool],
-    name: Callable[[], str],
-) -> bool:
+def apply(inner: exp.Select, scope: Scope, outer: exp.Select, tests: Tests, name: Callable[[], str]) -> bool:
+    """Change the FROM item of the correlated `inner`, whose columns are qualified, in place; whether it was. `outer` is
+    the select around it, `name` makes fresh names."""
+    if inner.args.get("from_") is None or inner.args.get("joins") or inner.args.get("laterals"):
+        return False
+    item = inner.args["from_"].this
     alias = item.alias_or_name
     if not isinstance(item, exp.Table | exp.Subquery) or not alias or has_site(item, deep=True):
+        return False
+    if any(found.name.lower() == "rowid" for found in inner.find_all(exp.Column)):
         return False
     parts = [part for part in conditions(inner) if not nested_queries(part) and not is_volatile(part)]
     local = [part for part in parts if _only(part, alias, scope)]
@@ -82,11 +74,12 @@ def _moved(
     names = {text: name() for text in columns}
     values = [named(site.copy(), names[text]) for text, site in columns.items()]
     source = exp.Select(expressions=[exp.Star(), *values]).from_(item.copy())
-    for reduction in _reductions(parts, alias, scope, _rows_around(inner, outer)):
-        found = source.copy()
+    tying = [part for part in parts if not has_site(part) and _ties(part, scope)]
+    for reduction in _reductions(tying, alias, _rows_around(inner, outer), tests) if tying else [[]]:
         where = conjunction([part.copy() for part in (*cheap, *reduction, *asking)])
+        found = source.copy()
         found.set("where", None if where is None else exp.Where(this=where))
-        if stands_alone(found):
+        if tests.stands_alone(found):
             item.replace(exp.Subquery(this=found, alias=exp.TableAlias(this=exp.to_identifier(alias, quoted=True))))
             _without(inner, {id(part) for part in (*cheap, *asking)})
             _name(inner, {text: column(new, alias) for text, new in names.items()})
@@ -97,10 +90,7 @@ def _moved(
 def _only(node: exp.Expr, alias: str, scope: Scope) -> bool:
     """Whether `node` looks at columns of one item and at nothing else."""
     found = list(own_columns(exp.Paren(this=node.copy())))
-    return bool(found) and all(
-        len(one.parts) == 2 and one.table == alias and scope.resolves(one) and one.name.lower() != "rowid"
-        for one in found
-    )
+    return bool(found) and all(len(one.parts) == 2 and one.table == alias and scope.resolves(one) for one in found)
 
 
 def _is_plain(site: exp.Expr) -> bool:
@@ -108,11 +98,14 @@ def _is_plain(site: exp.Expr) -> bool:
 
 
 def _columns(inner: exp.Select, asking: list[exp.Expr], alias: str, scope: Scope) -> dict[str, exp.Expr]:
-    """Questions about the item elsewhere, by their SQL; none where a star or a whole row would see their columns."""
+    """Questions about the item elsewhere, by their SQL; none where groups, a star, a whole row or a query below would
+    see their columns."""
     whole = [node for node in own(inner) if isinstance(node, exp.Star | exp.Columns)]
-    if any(not isinstance(node.parent, exp.Count) for node in whole):
+    if any(not isinstance(node.parent, exp.Count) for node in whole) or any(map(inner.args.get, _GROUPED)):
         return {}
     if any(scope.resolves(one) and not one.table for one in own_columns(inner)):
+        return {}
+    if any(query is not inner.args["from_"].this for query in nested_queries(inner)):
         return {}
     moved = {id(site) for part in asking for site in own_sites(part)}
     return {
@@ -124,13 +117,14 @@ def _columns(inner: exp.Select, asking: list[exp.Expr], alias: str, scope: Scope
 
 def _is_guarded(site: exp.Expr) -> bool:
     """Whether something else says for which rows it is asked."""
-    guard = site.find_ancestor(*_GUARDS, exp.Query)
-    return isinstance(guard, _GUARDS)
+    return isinstance(site.find_ancestor(*_GUARDS, exp.Query), _GUARDS)
 
 
-def _rows_around(inner: exp.Select, outer: exp.Select) -> exp.Select:
-    """The rows that `inner` can look at: those of the FROM items before it, where it is one itself. WHERE says nothing
-    of the rows that the ON of a join looks at: an outer join puts others in their place."""
+def _rows_around(inner: exp.Select, outer: exp.Select) -> exp.Select | None:
+    """The rows that `inner` looks at: those of the FROM items before it, where it is one itself. In FROM, WHERE says
+    nothing of them where an outer join may put other rows in their place. None for groups."""
+    if any(map(outer.args.get, (*_GROUPED, "laterals"))):
+        return None
     above = set()
     node: exp.Expr | None = inner
     in_on = False
@@ -138,29 +132,28 @@ def _rows_around(inner: exp.Select, outer: exp.Select) -> exp.Select:
         above.add(id(node))
         in_on = in_on or node.arg_key == "on"
         node = node.parent
-    sources = [outer.args.get("from_"), *(outer.args.get("joins") or ())]
-    before = list(itertools.takewhile(lambda one: id(one) not in above, sources))
-    found = exp.Select(laterals=[one.copy() for one in outer.args.get("laterals") or ()])
-    if before and before[0] is not None:
-        found.set("from_", before[0].copy())
-        found.set("joins", [join.copy() for join in before[1:] if join is not None])
-    if outer.args.get("where") is not None and not in_on:
+    joins = outer.args.get("joins") or ()
+    before = list(itertools.takewhile(lambda one: id(one) not in above, (outer.args.get("from_"), *joins)))
+    if not before or before[0] is None:
+        return None
+    found = exp.Select(from_=before[0].copy(), joins=[join.copy() for join in before[1:] if join is not None])
+    replacing = len(before) <= len(joins) and any((join.side or "").upper() in ("RIGHT", "FULL") for join in joins)
+    if outer.args.get("where") is not None and not in_on and not replacing:
         found.set("where", outer.args["where"].copy())
     return found
 
 
-def _reductions(parts: Iterable[exp.Expr], alias: str, scope: Scope, outer: exp.Select) -> list[list[exp.Expr]]:
-    """Conditions that keep the rows which meet an outer row, the best first; nothing can be said of some."""
-    tying = [part for part in parts if not has_site(part) and _ties(part, alias, scope)]
-    if not tying:
-        return [[]]
-    sources = [outer.args.get("from_"), *(outer.args.get("joins") or ())]
-    items = [source.this for source in sources if source is not None]
-    hidden = {item.alias_or_name.lower() for item in items}
-    plain = all(isinstance(item, exp.Table) and set(given(item)) <= _TABLE for item in items)
-    if not items or not plain or outer.args.get("laterals") or alias.lower() in hidden:
+def _reductions(tying: list[exp.Expr], alias: str, outer: exp.Select | None, tests: Tests) -> list[list[exp.Expr]]:
+    """Conditions that keep the rows which meet an outer row, the best first; none where there is no way to say so."""
+    if outer is None:
         return []
-    if any(has_site(source, deep=True) or is_volatile(source) for source in sources if source is not None):
+    sources = [outer.args["from_"], *outer.args["joins"]]
+    items = [source.this for source in sources]
+    hidden = {item.alias_or_name.lower() for item in items}
+    plain = all(isinstance(item, exp.Table) and set(given(item)) <= _TABLE and tests.is_table(item) for item in items)
+    if not plain or alias.lower() in hidden:
+        return []
+    if any(has_site(source, deep=True) or is_volatile(source) for source in sources):
         return []
     cheap = [
         part
@@ -174,11 +167,10 @@ def _reductions(parts: Iterable[exp.Expr], alias: str, scope: Scope, outer: exp.
     return [[_exists(outer, [*tying, *cheap])], [_exists(outer, tying)]]
 
 
-def _ties(part: exp.Expr, alias: str, scope: Scope) -> bool:
+def _ties(part: exp.Expr, scope: Scope) -> bool:
     """Whether `part` compares columns of the item with outer ones."""
     found = list(own_columns(exp.Paren(this=part.copy())))
-    inside = [one for one in found if scope.resolves(one)]
-    return 0 < len(inside) < len(found) and all(one.table == alias for one in inside)
+    return 0 < sum(map(scope.resolves, found)) < len(found)
 
 
 def _exists(outer: exp.Select, parts: list[exp.Expr]) -> exp.Expr:
@@ -202,7 +194,7 @@ def _name(inner: exp.Select, names: dict[str, exp.Expr]) -> None:
     if not names:
         return
     for key, value in list(inner.args.items()):
-        if key in ("from_", "joins") or not value:
+        if key == "from_" or not value:
             continue
         if isinstance(value, list):
             inner.set(key, [_kept(one, change) for one in value])

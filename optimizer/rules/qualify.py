@@ -30,7 +30,7 @@ def apply(select: exp.Select, scope: Scope, aggregates: frozenset[str]) -> None:
     for name in _COLUMNS_FIRST:
         for node in nodes(select, name):
             _qualify(own_columns(node), scope)
-    outputs = {one.alias_or_name.lower() for one in select.expressions}
+    outputs = _output_names(select)
     _outputs(select, scope)
     for name in _OUTPUTS_FIRST:
         for node in nodes(select, name):
@@ -120,8 +120,26 @@ def keys(clause: exp.Expr) -> list[exp.Expr]:
 
 def above_keys(select: exp.Select, clause: exp.Expr) -> list[exp.Expr]:
     """The keys of ORDER BY or DISTINCT ON that are more than the name of an output column."""
-    outputs = {one.alias_or_name.lower() for one in select.expressions}
+    outputs = _output_names(select)
     return [key for key in keys(clause) if not (_is_bare(key) and key.name.lower() in outputs)]
+
+
+def _output_names(select: exp.Select) -> set[str]:
+    """Names of output columns that are written down, lower case."""
+    return {one.alias_or_name.lower() for one in select.expressions} | names_in_stars(select)
+
+
+def names_in_stars(select: exp.Select) -> set[str]:
+    """Names that REPLACE and RENAME give to columns of a star, lower case."""
+    stars = [one.this if isinstance(one, exp.Column) else one for one in select.expressions]
+    given_names = [
+        part.alias.lower()
+        for star in stars
+        if isinstance(star, exp.Star)
+        for name in ("replace", "rename")
+        for part in star.args.get(name) or ()
+    ]
+    return set(given_names)
 
 
 def _is_bare(node: exp.Expr) -> bool:
@@ -141,7 +159,7 @@ def _methods(select: exp.Select, scope: Scope) -> None:
 def is_qualified(select: exp.Select, scope: Scope) -> bool:
     """Whether every reference is to one column of one item, or is a key of ORDER BY or DISTINCT ON that names an
     output: other bare names might be taken for columns of a new FROM."""
-    outputs = {one.alias_or_name.lower() for one in select.expressions}
+    outputs = _output_names(select)
     named = {id(key) for clause in _OUTPUTS_FIRST for node in nodes(select, clause) for key in keys(node)}
     return all(
         column.table in scope.columns
@@ -181,6 +199,8 @@ def _starred(star: exp.Star, scope: Scope, aliases: list[str]) -> list[exp.Expr]
     if len(left_out) != len(star.args.get("except_") or ()) or star.args.get("rename") or not aliases:
         return None
     replaced = {one.alias.lower(): one.this for one in star.args.get("replace") or ()}
+    if len({*left_out, *replaced}) < len(left_out) + len(star.args.get("replace") or ()):
+        return None  # a name twice: DuckDB will say so
     found: list[exp.Expr] = []
     for alias in aliases:
         for name in scope.columns[alias]:

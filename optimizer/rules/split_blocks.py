@@ -21,6 +21,7 @@ from sqluice.optimizer.ast import (
     has_site,
     is_site,
     named,
+    own,
     replaced,
     sql,
     windows,
@@ -111,6 +112,8 @@ def _grouped(select: exp.Select, aggregates: frozenset[str]) -> _Below:
         given = [key for one in group.expressions for key in _keys_in(one)]
         if select.find(exp.Grouping, exp.GroupingId) and any(_resolver(select)(key) is not key for key in given):
             raise CannotLift("GROUPING beside keys by position or alias")  # which of the equal keys does it mean?
+        if any(next(own_columns(exp.Paren(this=key.copy())), None) is None for key in keys):
+            raise CannotLift("a constant in grouping sets")  # it is NULL in some groups
         inner.set("group", exp.Group(expressions=[_in_sets(key, _resolver(select)) for key in group.expressions]))
     elif group is not None:
         places = [exp.Literal.number(at + 1) for at in range(len(keys))]
@@ -172,6 +175,8 @@ def has_sets(select: exp.Select) -> bool:
 
 def _keys_in(key: exp.Expr, *, inside: bool = False) -> list[exp.Expr]:
     """A grouping expression, or all of a ROLLUP, CUBE or GROUPING SETS."""
+    if isinstance(key, exp.Tuple) and not inside and not key.expressions:
+        raise CannotLift("GROUP BY ()")
     if isinstance(key, _SETS) or (inside and isinstance(key, exp.Tuple)):
         return [found for one in key.expressions for found in _keys_in(one, inside=True)]
     return [key.this if inside and isinstance(key, exp.Paren) else key]
@@ -222,6 +227,10 @@ def _upper(select: exp.Select, without: Iterable[exp.Expr], clauses: tuple[str, 
 
 
 def _inner(select: exp.Select, found: dict[str, exp.Expr]) -> exp.Select:
+    if select.args.get("windows"):
+        raise CannotLift("a question about groups or windows beside a named window")
+    if any(isinstance(part, exp.Columns) for node in found.values() for part in own(node)):
+        raise CannotLift("a question beside an aggregate of COLUMNS()")
     columns = [named(node.copy(), name) for name, node in found.items()]
     inner = with_from(exp.Select(expressions=columns), select)
     for name in ("where", "sample"):

@@ -150,11 +150,12 @@ class Driver:
         def stands_alone(query: exp.Expr) -> bool:
             return not names.is_correlated(query)
 
+        tests = inner_questions.Tests(stands_alone, lambda table: catalog.is_table(table, []))
         for nested in nested_queries(select):
             inner = nested.this if isinstance(nested, exp.Subquery) else nested
             if isinstance(inner, exp.Select) and names.is_correlated(inner):
                 inner, scope = self._qualified(inner, catalog)
-                inner_questions.apply(inner, scope, select, stands_alone, lambda: names.name("q"))
+                inner_questions.apply(inner, scope, select, tests, lambda: names.name("q"))
         return select
 
     def _join_predicates(self, select: exp.Select, _: DuckCatalog) -> exp.Expr:
