@@ -29,6 +29,7 @@ from sqluice.optimizer.ast import (
     replaced,
     spec_of,
     sql,
+    star_of,
     windows,
     with_clause,
     with_from,
@@ -304,7 +305,7 @@ class BlockLifter:
 
     def _output(self, one: exp.Expr) -> list[exp.Expr]:
         """An output column over the stage; a star becomes the columns it stands for."""
-        star = one.this if isinstance(one, exp.Column) and isinstance(one.this, exp.Star) else one
+        star = star_of(one)
         if isinstance(star, exp.Star | exp.Columns):
             return self._star(one, star)
         if isinstance(one, exp.Column) and one.name:

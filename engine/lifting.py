@@ -30,6 +30,7 @@ from sqluice.optimizer.ast import (
     sources,
     spec_of,
     sql,
+    star_of,
     with_from,
 )
 from sqluice.optimizer.plan import Plan, Stage
@@ -232,7 +233,7 @@ class Lifter:
     def _name_stars(self, select: exp.Select, scope: Scope, ctes: Ctes) -> None:
         """Stars as columns; those that only DuckDB can take apart get the names it finds."""
         for one in select.expressions:
-            star = one.this if isinstance(one, exp.Column) else one
+            star = star_of(one)
             others = [part for part in own(one) if isinstance(part, exp.Star) and part is not star]
             if any(not isinstance(part.parent, exp.Count | exp.Columns) for part in others):
                 raise CannotLift("a question beside an expression of a star")
@@ -244,7 +245,7 @@ class Lifter:
         if any(isinstance(key, exp.Column) and key.name.lower() in hidden for key in keys):
             raise CannotLift("ORDER BY or DISTINCT ON a name that a star gives")
         for one in select.expressions:
-            star = one.this if isinstance(one, exp.Column) else one
+            star = star_of(one)
             if isinstance(star, exp.Star | exp.Columns):
                 probe = with_from(exp.Select(expressions=[one.copy()]), select)
                 one.meta[COLUMNS] = self.catalog.outputs(probe, list(ctes.written))

@@ -163,8 +163,8 @@ class AiStatement:
         """The statement for DuckDB. Row-wise functions count as having side effects, so that DuckDB evaluates them
         last and once, but for the rare place where it allows only others."""
         text = typed(statement, bound.specs, run.sql_type).sql(dialect="duckdb")
-        asks_later = not isinstance(statement, exp.Query) or pivots_answers(statement)
-        if self.plan is not None and self.plan.rowwise and not asks_later:
+        can_describe = isinstance(statement, exp.Query) and not pivots_answers(statement)
+        if self.plan is not None and self.plan.rowwise and can_describe:
             try:
                 described(self.con, text)
             except duckdb.BinderException:
@@ -191,10 +191,10 @@ class AiStatement:
         self._bind(bound, run)
         _refuse_later(run)
         run.check()
-        shown = typed(bound.tree, bound.specs, run.sql_type, ending=PROBE)
-        text = shown.sql(dialect="duckdb")
         if pivots_answers(bound.tree):
             return Prepared(bound, None)
+        shown = typed(bound.tree, bound.specs, run.sql_type, ending=PROBE)
+        text = shown.sql(dialect="duckdb")
         try:
             if isinstance(bound.tree, exp.Query):
                 names = [name for name, _ in described(self.con, text)]

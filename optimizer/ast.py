@@ -72,6 +72,11 @@ def named(node: exp.Expr, name: str) -> exp.Alias:
     return exp.Alias(this=node, alias=exp.to_identifier(name, quoted=True))
 
 
+def star_of(output: exp.Expr) -> exp.Expr:
+    """The star in an output column `*` or `t.*`; others as they are."""
+    return output.this if isinstance(output, exp.Column) and isinstance(output.this, exp.Star) else output
+
+
 def pivots_answers(node: exp.Expr) -> bool:
     """Whether the columns of a PIVOT depend on an AI expression: DuckDB runs it to know them."""
     open_ones = [

@@ -70,8 +70,9 @@ class Scoring:
         self._features: list[np.ndarray] = []
         self._chances: list[np.ndarray] = []
         self.memory = Memory.of(run, number, self._embedder.uri)
-        self._recalled = np.full((len(inputs), len(self._spec.choices)), np.nan)
-        """What the remembered head says of the inputs whose embeddings were made."""
+        remembered = 0 if self.memory.head is None else len(inputs)
+        self._recalled = np.full((remembered, len(self._spec.choices)), np.nan)
+        """What the remembered head says of the inputs whose embeddings were made; no rows without one."""
         self._lengths = np.full(len(inputs), np.nan)
         """Characters of the inputs that were looked at."""
 
@@ -105,7 +106,7 @@ class Scoring:
         features = np.concatenate(self._features)
         proxy = np.concatenate(self._chances) if self._chances else None
         before = self.memory.head
-        recalled = None if before is None else before.predict(features, None)
+        recalled = None if before is None else self._recalled[self.rows]
         found = []
         for name, usd in self._candidates():
             fitted = head.fit(

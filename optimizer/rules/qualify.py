@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from sqluice.optimizer.ast import aggregate_calls, is_comma, named, own, sql
+from sqluice.optimizer.ast import aggregate_calls, is_comma, named, own, sql, star_of
 from sqluice.optimizer.scope import Scope, own_columns
 
 if TYPE_CHECKING:
@@ -131,15 +131,13 @@ def _output_names(select: exp.Select) -> set[str]:
 
 def names_in_stars(select: exp.Select) -> set[str]:
     """Names that REPLACE and RENAME give to columns of a star, lower case."""
-    stars = [one.this if isinstance(one, exp.Column) else one for one in select.expressions]
-    given_names = [
+    return {
         part.alias.lower()
-        for star in stars
+        for star in map(star_of, select.expressions)
         if isinstance(star, exp.Star)
         for name in ("replace", "rename")
         for part in star.args.get(name) or ()
-    ]
-    return set(given_names)
+    }
 
 
 def _is_bare(node: exp.Expr) -> bool:
@@ -178,7 +176,7 @@ def expand_stars(select: exp.Select, scope: Scope) -> bool:
     """Stars as columns with their names, in place; False when one has a form that only DuckDB can take apart."""
     found: list[exp.Expr] = []
     for one in select.expressions:
-        star = one.this if isinstance(one, exp.Column) and isinstance(one.this, exp.Star) else one
+        star = star_of(one)
         if not isinstance(star, exp.Star):
             found.append(one)
             continue

@@ -109,12 +109,13 @@ def _grouped(select: exp.Select, aggregates: frozenset[str]) -> _Below:
     inner = _inner(select, found or {"one": exp.Count(this=exp.Star())})
     group = select.args.get("group")
     if group is not None and has_sets(select):
+        resolve = _resolver(select)
         given = [key for one in group.expressions for key in _keys_in(one)]
-        if select.find(exp.Grouping, exp.GroupingId) and any(_resolver(select)(key) is not key for key in given):
+        if select.find(exp.Grouping, exp.GroupingId) and any(resolve(key) is not key for key in given):
             raise CannotLift("GROUPING beside keys by position or alias")  # which of the equal keys does it mean?
         if any(next(own_columns(exp.Paren(this=key.copy())), None) is None for key in keys):
             raise CannotLift("a constant in grouping sets")  # it is NULL in some groups
-        inner.set("group", exp.Group(expressions=[_in_sets(key, _resolver(select)) for key in group.expressions]))
+        inner.set("group", exp.Group(expressions=[_in_sets(key, resolve) for key in group.expressions]))
     elif group is not None:
         places = [exp.Literal.number(at + 1) for at in range(len(keys))]
         inner.set("group", exp.Group(expressions=places) if keys else None)
