@@ -26,6 +26,8 @@ from sqluice.engine.operators.ask import marked
 from sqluice.engine.operators.cascade import FIRST_LOOK, LEAST_INPUTS, Cascading, may_begin, may_pay, not_begun
 from sqluice.engine.operators.filtering import Filtering
 from sqluice.engine.operators.inputs import Inputs
+from sqluice.engine.operators.joining import Joining
+from sqluice.engine.operators.pair_join import too_many
 from sqluice.engine.operators.top_k import TopK
 from sqluice.errors import NotSupportedError
 from sqluice.optimizer.ast import is_pinned, is_site, spec_of, sql
@@ -119,7 +121,8 @@ class Executor:
 
     def _stage(self, stage: Stage) -> None:
         if stage.filters or stage.keeps:
-            base = Filtering(self, stage, self._run).relation()
+            joining = Joining.of(self, stage, self._run)
+            base = (joining and joining.relation()) or Filtering(self, stage, self._run).relation()
         else:
             self.spool(stage)
             base = f'SELECT * FROM "{stage.name}"'
@@ -136,7 +139,7 @@ class Executor:
         self._create("TABLE", stage.name, select)
         found = self._count(f'"{stage.name}"')
         if stage.pairs and found > MAX_PAIR_ROWS:
-            raise NotSupportedError(_too_many(f"more than {MAX_PAIR_ROWS:,} pairs of rows"))
+            raise NotSupportedError(too_many(f"more than {MAX_PAIR_ROWS:,} pairs of rows"))
         return found
 
     def keep(self, stage: Stage, name: str, relation: str, *, new: bool) -> int:
@@ -150,6 +153,51 @@ class Executor:
             self._con.execute(f'INSERT INTO "{name}" {select}')
         self._release()
         return self._count(f'"{name}"')
+
+    def create_table(self, name: str, select: str) -> None:
+        """Make a table that is dropped with the others."""
+        self._create("TABLE", name, select)
+        self._release()
+
+    def count(self, table: str) -> int:
+        """Rows of a table."""
+        return self._count(f'"{table}"')
+
+    def row(self, select: str) -> tuple[int, ...]:
+        """The only row of a query, of whole numbers."""
+        return self._row(select)
+
+    def fetched(self, select: str) -> pa.Table:
+        """All rows of a query."""
+        return self._con.sql(select).to_arrow_table()
+
+    def holding(self, rows: pa.Table) -> contextlib.AbstractContextManager[str]:
+        """The name under which `rows` can be read inside the block."""
+        return self._window.holding(self._con, rows)
+
+    def cascade(self, number: int) -> Cascade | None:
+        """The cascade that a question may be, with recall and precision; None where the oracle has to answer."""
+        found = None if number in self._run.both_ways else self._plan.cascades.get(number)
+        return found if found is not None and found.contract.recall and found.contract.precision else None
+
+    def is_asked_elsewhere(self, number: int) -> bool:
+        """Whether a question stands more than once in the plan."""
+        trees = [self._plan.statement, *(ask for one in self._plan.stages for ask in _trees(one))]
+        sites = [node for tree in trees for node in tree.walk() if is_site(node) or is_pinned(node)]
+        asked = sum(ask.spec == number for one in self._plan.stages for ask in one.asks)
+        return asked + sum(spec_of(site) == number for site in sites) > 1
+
+    def remember(self, number: int, texts: list[list[str]], given: Given) -> None:
+        """Put answers to inputs by their texts, one list an argument, into the table of a question's answers."""
+        import pyarrow as pa
+
+        table = self.answers(number)
+        n = len(given.places)
+        args = {f"a{at}": column for at, column in enumerate(texts)}
+        errors = pa.array([given.errors.get(at) for at in range(n)], pa.string())
+        columns = {**args, "v": given.values, "e": errors, "tier": given.tiers, "place": given.places}
+        with self.holding(pa.table(columns)) as name:
+            self._con.execute(f'INSERT INTO "{table}" SELECT {self.key(list(args))}, v, e, tier, place FROM "{name}"')
 
     def drop_table(self, name: str) -> None:
         """Drop a table made here."""
@@ -295,7 +343,7 @@ class Executor:
         fresh = self._count(f'"{name}"')
         most = int(self._run.settings["ai_max_cross_calls"] or 0)
         if stage.pairs and fresh > most:
-            raise NotSupportedError(_too_many(f"{fresh:,} calls"))
+            raise NotSupportedError(too_many(f"{fresh:,} calls"))
         if fresh:
             self._windows(ask, name, table, fresh)
         for made in (name, fresh_ones, distinct):
@@ -410,6 +458,10 @@ class Executor:
         return tuple(int(value or 0) for value in found)
 
 
+def _trees(stage: Stage) -> list[exp.Expr]:
+    return [stage.source, *stage.filters, *stage.keeps]
+
+
 def _asked_in_stages(plan: Plan) -> set[int]:
     asked = {ask.spec for stage in plan.stages for ask in stage.asks}
     filters = [node for stage in plan.stages for predicate in stage.filters for node in predicate.walk()]
@@ -427,10 +479,3 @@ def _asked_by_rows(plan: Plan) -> set[int]:
 
 def _out(stage: str) -> str:
     return f"{stage}_out"
-
-
-def _too_many(what: str) -> str:
-    return (
-        f"this semantic join would need {what}: add a cheap condition to its ON or WHERE, or allow more with "
-        "SET ai_max_cross_calls = ..."
-    )

@@ -19,7 +19,8 @@ class CascadeReport:
     Inputs with a score at or below `tau_low` were rejected and those at or above `tau_high` accepted, where the oracle
     did not answer. `reached` is what is proven of each target. `saving` is the share of what the oracle on every input
     would have cost, `saving_usd` the same in US dollars, machine time included, the scores paid. `drift` says how rows
-    differ from those of the run that trained the head."""
+    differ from those of the run that trained the head. `pruned` pairs of a join scored
+    below `cut` and were not looked at one by one."""
 
     contract: str
     label: str
@@ -33,6 +34,8 @@ class CascadeReport:
     tau_high: float | None = None
     reached: dict[str, float] = field(default_factory=dict)
     drift: tuple[str, ...] = ()
+    cut: float | None = None
+    pruned: int = 0
 
     @property
     def delegation(self) -> float:
@@ -49,6 +52,7 @@ class CascadeReport:
         ]
         proven = [f"{name} {_proven(name, value)} proven" for name, value in self.reached.items() if value > 0]
         nulls = [f"{self.nulls:,} NULL answers left out"] if self.nulls else []
+        pruned = [f"{self.pruned:,} pairs of rows pruned below {self.cut or 0:.2g}"] if self.pruned else []
         facts = [
             self.label,
             f"{self.scorer} decided {self.inputs - self.labels:,} of {self.inputs:,} inputs",
@@ -56,6 +60,7 @@ class CascadeReport:
             *marks,
             *proven,
             *nulls,
+            *pruned,
             *self.drift,
             f"saves {self.saving:.0%} of the oracle on every row"
             if self.saving > 0

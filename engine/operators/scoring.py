@@ -63,7 +63,7 @@ class Scoring:
         self._inputs = inputs
         self._spec = run.specs[number]
         proxy = run.settings["ai_proxy"]
-        self._embedder = _Embedder(run, self._spec)
+        self._embedder = Embedder(run, self._spec)
         self._proxy = None if proxy in (None, run.uri(self._spec)) else _Proxy(run, str(proxy), self._spec)
         self.rows = np.zeros(0, np.int64)
         """The sample, int [m]."""
@@ -211,7 +211,7 @@ def matches(spec: Spec) -> bool:
     return spec.returns != "BOOLEAN"
 
 
-class _Source:
+class Source:
     """A model that scores are made from: an operator of its own in the trace, and what a row of it costs."""
 
     def __init__(self, run: Run, spec: Spec, function: str) -> None:
@@ -257,7 +257,7 @@ class _Source:
         return self.usd / max(self._rows, 1)
 
 
-class _Embedder(_Source):
+class Embedder(Source):
     """Embeddings of the arguments. Two arguments are compared feature by feature."""
 
     def __init__(self, run: Run, spec: Spec) -> None:
@@ -268,13 +268,13 @@ class _Embedder(_Source):
     def features(self, texts: list[list[str]]) -> np.ndarray:
         """Float32 [n, d], NaN in rows that could not be embedded."""
         sides = texts if len(texts) <= _COMPARED else [["\n".join(row) for row in zip(*texts, strict=True)]]
-        found = [self._embedded(side) for side in sides]
+        found = [self.embedded(side) for side in sides]
         if len(found) == _COMPARED:
             found += [found[0] * found[1], np.abs(found[0] - found[1])]
         return np.concatenate(found, axis=1)
 
-    def _embedded(self, texts: list[str]) -> np.ndarray:
-        """Each text once: the sides of a join come again and again."""
+    def embedded(self, texts: list[str]) -> np.ndarray:
+        """Embeddings of texts, float32 [n, d], each text once: the sides of a join come again and again."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             model, _ = self._started()
@@ -287,7 +287,7 @@ class _Embedder(_Source):
         return found
 
 
-class _Proxy(_Source):
+class _Proxy(Source):
     """What a cheaper model says."""
 
     def __init__(self, run: Run, uri: str, spec: Spec) -> None:

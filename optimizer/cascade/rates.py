@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from sqluice.optimizer.cascade.logistic import logistic, sigmoid
+
 MOST_BINS = 256
 PRIOR_LABELS = 4.0
 _LEAST = 1e-4
 _RIDGE = 1e-2
-_STEPS = 30
 
 
 def bins_of(scores: np.ndarray, most: int = MOST_BINS) -> tuple[np.ndarray, np.ndarray]:
@@ -32,29 +33,10 @@ def rates(scores: np.ndarray, yes: np.ndarray, labels: np.ndarray) -> np.ndarray
     clipped = np.clip(scores, 1e-6, 1 - 1e-6)
     logit = np.log(clipped / (1 - clipped))
     logit = (logit - logit.mean()) / (logit.std() + 1e-9)
-    curve = _logistic(np.stack([np.ones_like(logit), logit, logit**2, logit**3], axis=1), yes, labels)
+    features = np.stack([np.ones_like(logit), logit, logit**2, logit**3], axis=1)
+    curve = sigmoid(features @ logistic(features, yes, labels, np.array([_LEAST, _RIDGE, _RIDGE, _RIDGE])))
     rising = _rising(yes + PRIOR_LABELS * curve, labels + PRIOR_LABELS)
     return np.asarray(np.clip(rising, _LEAST, 1 - _LEAST))
-
-
-def _logistic(features: np.ndarray, yes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Probabilities by ridge logistic regression, Newton's steps kept short."""
-    weights = np.zeros(features.shape[1])
-    ridge = np.full(features.shape[1], _RIDGE)
-    ridge[0] = _LEAST
-    for _ in range(_STEPS):
-        chance = _sigmoid(features @ weights)
-        slope = features.T @ (yes - labels * chance) - ridge * weights
-        curvature = (features * (labels * chance * (1 - chance))[:, None]).T @ features + np.diag(ridge)
-        step = np.clip(np.linalg.solve(curvature, slope), -2, 2)
-        weights += step
-        if np.abs(step).max() < 1e-6:
-            break
-    return _sigmoid(features @ weights)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -30, 30))))
 
 
 def _rising(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:

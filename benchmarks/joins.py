@@ -1,0 +1,234 @@
+"""One semantic join as SQL: calls, seconds, recall and precision of the engine's strategy, of a fixed embedding top-k
+filter, and of the cross join (predicted from a slice where it is too large to run).
+
+Usage::
+
+    python benchmarks/joins.py --left F --right F --matches F --left-columns a,b --right-columns a,b
+        --prompt 'Are {0} and {1} the same product?' [--oracle gold|model|URI] [--recall .95 --precision .95]
+        [--seeds N] [--json]
+
+F are Parquet or CSV files. Both sides have a column `id` (or --left-id, --right-id); the first two columns of the
+matches are the ids of a left and of a right row. A side's columns are joined by a space into its placeholder. With
+`--oracle gold` the answers come from the matches, so that only the strategy is measured: a pair is a match where its
+texts are those of one, and a label fits a text where the two are. Recall and precision are against the matches; with a
+model those against its own answers are measured on a slice of 100 x 100 rows, on which the cross join is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import sqluice
+from sqluice.types import ModelInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqluice import Connection
+    from sqluice.types import Prompt
+
+SURE = -20.0
+TOP_K = 20
+SLICE = 100
+YES_NO = ("yes", "no")
+
+
+class Gold:
+    """Answers from the matches. `calls` counts prompts."""
+
+    batch_rows = 4096
+
+    def __init__(self, matches: set[tuple[str, str]]) -> None:
+        self.info = ModelInfo("gold", revision="1")
+        self.calls = 0
+        self._matches = matches
+        self._labels: dict[str, set[str]] = {}
+        for left, right in matches:
+            self._labels.setdefault(left, set()).add(right)
+            self._labels.setdefault(right, set()).add(left)
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
+        """Float32 [n, k]: 0 for what is true, and far below for what is not."""
+        self.calls += len(prompts)
+        found = np.full((len(prompts), len(choices)), SURE, np.float32)
+        for at, prompt in enumerate(prompts):
+            if tuple(choices) == YES_NO:
+                found[at, 0 if tuple(prompt.args) in self._matches else 1] = 0.0
+            else:
+                fits = self._labels.get(prompt.args[0], set())
+                found[at, [choice in fits for choice in choices]] = 0.0
+        return found
+
+
+class Data:
+    """Both sides as texts by id, and the ids of the pairs that match."""
+
+    def __init__(self, con: Connection, args: argparse.Namespace) -> None:
+        cursor = con.cursor()
+        self.sides = []
+        for name, file, key, columns in (
+            ("l", args.left, args.left_id, args.left_columns),
+            ("r", args.right, args.right_id, args.right_columns),
+        ):
+            text = f"concat_ws(' ', {', '.join(columns.split(','))})"
+            cursor.execute(f"CREATE TABLE {name} AS SELECT {key} AS id, {text} AS text FROM '{file.as_posix()}'")
+            self.sides.append(dict(cursor.execute(f"SELECT id, text FROM {name}").fetchall()))
+        ids = cursor.execute(f"SELECT * FROM '{args.matches.as_posix()}'").fetchall()
+        self.matches = {(row[0], row[1]) for row in ids}
+
+    @property
+    def texts(self) -> set[tuple[str, str]]:
+        """The texts of the pairs that match."""
+        left, right = self.sides
+        return {(left[a], right[b]) for a, b in self.matches}
+
+    def quality(self, found: set[tuple[Any, Any]], true: set[tuple[Any, Any]] | None = None) -> dict[str, float]:
+        """Recall, precision and F1 of pairs of ids against the matches, or other pairs."""
+        true = self.matches if true is None else true
+        both = len(found & true)
+        recall, precision = both / max(len(true), 1), both / max(len(found), 1)
+        return {"recall": recall, "precision": precision, "f1": 2 * both / max(len(found) + len(true), 1)}
+
+
+def ask(con: Connection, sql: str, settings: dict[str, str]) -> tuple[set[tuple[Any, Any]], Any, float]:
+    """Pairs of ids, the report, seconds."""
+    cursor = con.cursor()
+    for name, value in settings.items():
+        cursor.execute(f"SET {name} = '{value}'")
+    started = time.perf_counter()
+    cursor.execute(sql)
+    found = set(cursor.fetchall())
+    seconds, report = time.perf_counter() - started, cursor.report
+    for name in settings:
+        cursor.execute(f"RESET {name}")
+    return found, report, seconds
+
+
+def calls_of(report: Any) -> int:
+    """What the oracle was asked, labels included."""
+    return int(report.calls + sum(op.scored for op in report.operators if op.function.endswith("labels")))
+
+
+def top_k(con: Connection, data: Data, question: str) -> dict[str, Any]:
+    """The nearest k right rows of each left row by embeddings, filtered by the oracle."""
+    left, right = (list(side.items()) for side in data.sides)
+    started = time.perf_counter()
+    if len(right) > TOP_K:
+        vectors = []
+        for side in (left, right):
+            rows = con.cursor().execute(
+                "SELECT AI_EMBED(s) FROM (SELECT unnest(?) AS s, unnest(?) AS at) ORDER BY at",
+                [[text for _, text in side], list(range(len(side)))],
+            )
+            vectors.append(np.array([row for (row,) in rows.fetchall()], np.float32))
+        near = np.argsort(-(vectors[0] @ vectors[1].T), axis=1, kind="stable")[:, :TOP_K]
+    else:
+        near = np.tile(np.arange(len(right)), (len(left), 1))
+    pairs = [(left[at][0], right[to][0]) for at, row in enumerate(near.tolist()) for to in row]
+    cursor = con.cursor()
+    cursor.execute(
+        "CREATE OR REPLACE TEMP TABLE near AS SELECT unnest(?) AS a, unnest(?) AS b",
+        [[a for a, _ in pairs], [b for _, b in pairs]],
+    )
+    sql = f"SELECT l.id, r.id FROM near JOIN l ON l.id = near.a JOIN r ON r.id = near.b WHERE {question}"
+    found, report, _ = ask(con, sql, {"ai_mode": "exact", "ai_max_cross_calls": "100000000"})
+    seconds = time.perf_counter() - started
+    return {"name": f"embedding top-{TOP_K}", "calls": calls_of(report), "seconds": seconds, **data.quality(found)}
+
+
+def cross(con: Connection, data: Data, question: str, cross_calls: int, *, gold: bool) -> dict[str, Any]:
+    """The cross join on a slice, and what that makes of all of it."""
+    ids = [list(side)[:SLICE] for side in data.sides]
+    cursor = con.cursor()
+    for name, some in zip(("l", "r"), ids, strict=True):
+        cursor.execute(
+            f"CREATE OR REPLACE TEMP TABLE {name}s AS SELECT * FROM {name} WHERE id IN (SELECT unnest(?))", [some]
+        )
+    sql = f"SELECT l.id, r.id FROM ls AS l, rs AS r WHERE {question}"
+    found, report, seconds = ask(con, sql, {"ai_mode": "exact"})
+    a_call = seconds / max(calls_of(report), 1)
+    inside = {(a, b) for a, b in data.matches if a in set(ids[0]) and b in set(ids[1])}
+    return {
+        "name": "cross",
+        "calls": cross_calls,
+        "seconds": a_call * cross_calls,
+        "predicted": True,
+        "slice": {"rows": [len(ids[0]), len(ids[1])], "calls": calls_of(report), "seconds": seconds},
+        "slice_pairs": sorted(map(list, found)) if not gold else [],
+        **({"recall": 1.0, "precision": 1.0, "f1": 1.0} if gold else data.quality(found, inside)),
+    }
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("left", "right", "matches"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("left", "right"):
+        parser.add_argument(f"--{name}-columns", required=True)
+        parser.add_argument(f"--{name}-id", default="id")
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--oracle", default="gold")
+    for name in ("recall", "precision"):
+        parser.add_argument(f"--{name}", type=float, default=0.95)
+    parser.add_argument("--delta", type=float, default=0.05)
+    parser.add_argument("--seeds", type=int, default=1, help="runs with different samples; the worst recall is told")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    con = sqluice.connect(ai_cache="off")
+    data = Data(con, args)
+    gold = args.oracle == "gold"
+    settings = {"ai_mode": "cascade"} | {f"ai_{n}": str(getattr(args, n)) for n in ("recall", "precision", "delta")}
+    if gold:
+        con.register_model("gold", Gold(data.texts))
+        con.cursor().execute("SET ai_oracle = 'gold'")
+    elif args.oracle != "model":
+        con.cursor().execute(f"SET ai_oracle = '{args.oracle}'")
+    prompt = args.prompt.replace("'", "''")
+    question = f"AI_FILTER(PROMPT('{prompt}', l.text, r.text))"
+    ask(con, f"SELECT 1, {question} FROM (SELECT 'a' AS text) AS l, (SELECT 'b' AS text) AS r", {"ai_mode": "exact"})
+    cross_calls = len(set(data.sides[0].values())) * len(set(data.sides[1].values()))
+    runs = []
+    for seed in range(args.seeds):
+        sql = f"SELECT l.id, r.id FROM l JOIN r ON {question}"
+        found, report, seconds = ask(con, sql, {**settings, "ai_seed": str(seed)})
+        cascades = [one for op in report.operators for one in op.cascades]
+        strategy = cascades[0].scorer or "cross" if cascades else "cross"
+        runs.append(
+            {
+                "strategy": strategy.split(" ")[0],
+                "calls": calls_of(report),
+                "cross_calls": cross_calls,
+                **data.quality(found),
+                "certified": report.label.startswith("certified") or report.label == "exact",
+                "label": report.label,
+                "seconds": seconds,
+            }
+        )
+    result = dict(runs[0])
+    if args.seeds > 1:
+        result["calls_mean"] = float(np.mean([one["calls"] for one in runs]))
+        result["recall_min"] = min(one["recall"] for one in runs)
+        result["recall_mean"] = float(np.mean([one["recall"] for one in runs]))
+    result["calls_share"] = result["calls"] / cross_calls
+    result["calls_per_left"] = result["calls"] / max(len(set(data.sides[0].values())), 1)
+    result["baselines"] = [cross(con, data, question, cross_calls, gold=gold), top_k(con, data, question)]
+    if args.json:
+        print(json.dumps(result))
+        return
+    for one in (*runs, *result["baselines"]):
+        name = one.get("name", f"ours: {one.get('strategy')}")
+        print(
+            f"{name:<20} {one['calls']:>10,} calls  {one['seconds']:9.1f} s  recall {one['recall']:.3f}  precision "
+            f"{one['precision']:.3f}  F1 {one['f1']:.3f}  {one.get('label', '')}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""A stage whose rows are pairs: joins groups of rows by their questions, instead of filtering the cross product.
+
+Each group is spooled by itself. Questions about one group are asked there; then the questions about two groups join
+them, one after the other; what is left (questions that are not a plain AI_FILTER about two groups) is decided on the
+joined rows. Rows are numbered by the rows of the groups they come from, so that their order depends on nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sqluice.engine.operators.pair_asking import Inputs
+from sqluice.engine.operators.pair_join import PairJoin
+from sqluice.optimizer import arrange
+from sqluice.optimizer.ast import args_of, conjunction, spec_of, sql
+from sqluice.optimizer.joins.pairs import Pairs
+from sqluice.optimizer.joins.sides import columns_of, pair_of, split
+from sqluice.optimizer.plan import ORDINAL, Keep
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+    from sqluice.engine.execution import Executor
+    from sqluice.engine.run import Run
+    from sqluice.optimizer.joins.sides import Sides
+    from sqluice.optimizer.plan import Stage
+
+MOST_LISTED = 8_000_000
+"""Pairs of inputs that are listed; of more only the most similar ones are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows so far: a table with `__ord`, the ordinals `o<n>` of the groups it came from, and their columns."""
+
+    table: str
+    columns: frozenset[str]
+    ordinals: tuple[str, ...]
+
+    @property
+    def shown(self) -> list[str]:
+        """Its columns without its own numbering."""
+        return [*self.ordinals, *sorted(self.columns)]
+
+
+class Joining:
+    """One stage."""
+
+    def __init__(self, executor: Executor, stage: Stage, sides: Sides, run: Run) -> None:
+        self._executor = executor
+        self._stage = stage
+        self._sides = sides
+        self._run = run
+        self._linking = list(sides.linking)
+        self._filters = list(sides.filters)
+        self._made: list[str] = []
+
+    @classmethod
+    def of(cls, executor: Executor, stage: Stage, run: Run) -> Joining | None:
+        """The operator, where it is one for this stage: where a question about two groups may be a cascade, or where
+        several groups would be multiplied."""
+        sides = split(stage) if stage.pairs else None
+        if sides is None:
+            return None
+        names = [frozenset(group.columns) for group in sides.groups]
+        pairs = [(one, both) for one in sides.filters if (both := pair_of(one, names)) is not None]
+        if any(executor.is_asked_elsewhere(spec_of(one)) for one, _ in pairs):
+            return None
+        cascading = any(executor.cascade(spec_of(one)) is not None for one, _ in pairs)
+        limited = stage.limit is not None
+        if limited and (len(sides.groups) > 2 or len(stage.filters) > 1 or stage.keeps):
+            return None
+        return cls(executor, stage, sides, run) if pairs and (cascading or limited or len(names) > 2) else None
+
+    def relation(self) -> str | None:
+        """SQL of the rows that meet all conditions; None where the stage is to be spooled and filtered after all."""
+        groups = [self._spooled(at) for at in range(len(self._sides.groups))]
+        groups = [self._filtered(group) for group in groups]
+        while len(groups) > 1:
+            found = self._next(groups)
+            if found is None:
+                groups = [self._crossed(groups[0], groups[1]), *groups[2:]]
+                groups[0] = self._filtered(groups[0])
+                continue
+            predicate, a, b = found
+            joined = self._joined(predicate, groups[a], groups[b])
+            if joined is None:
+                self._forget()
+                return None
+            self._filters.remove(predicate)
+            rest = [group for at, group in enumerate(groups) if at not in (a, b)]
+            groups = [self._filtered(joined), *rest]
+        return self._finished(groups[0])
+
+    def _forget(self) -> None:
+        for name in reversed(self._made):
+            self._executor.drop_table(name)
+
+    def _table(self, name: str, select: str) -> str:
+        name = f"{self._stage.name}_{name}"
+        self._executor.create_table(name, select)
+        self._made.append(name)
+        return name
+
+    def _spooled(self, at: int) -> _Group:
+        group = self._sides.groups[at]
+        columns = ", ".join(f'"{name}"' for name in group.columns)
+        source = self._sql(group.source)
+        select = f"SELECT row_number() OVER () AS {ORDINAL}, q.* FROM ({source}) AS q({columns})"
+        table = self._table(f"g{at}", f"SELECT *, {ORDINAL} AS o{at} FROM ({select}) AS r")
+        return _Group(table, frozenset(group.columns), (f"o{at}",))
+
+    def _filtered(self, group: _Group) -> _Group:
+        """Decide the predicates that are about this group alone."""
+        own = [one for one in self._filters if columns_of(one) <= group.columns]
+        if not own:
+            return group
+        self._filters = [one for one in self._filters if one not in own]
+        stage = replace(self._stage, pairs=len(group.ordinals) > 1)
+        kept = self._executor.steps(stage, arrange.steps(tuple(own)), f'SELECT * FROM "{group.table}"')
+        columns = ", ".join(f'"{name}"' for name in (ORDINAL, *group.shown))
+        table = self._table(f"f{len(self._made)}", f"SELECT {columns} FROM ({kept}) AS r")
+        return replace(group, table=table)
+
+    def _next(self, groups: list[_Group]) -> tuple[exp.Expr, int, int] | None:
+        """The question about two groups that is to be asked next: that with the fewest pairs."""
+        names = [group.columns for group in groups]
+        sizes = [self._executor.count(group.table) for group in groups]
+        found = [(one, both) for one in self._filters if (both := pair_of(one, names)) is not None]
+        if not found:
+            return None
+        predicate, (a, b) = min(found, key=lambda one: sizes[one[1][0]] * sizes[one[1][1]])
+        return predicate, a, b
+
+    def _links(self, columns: frozenset[str]) -> str:
+        """The conditions that can be decided on these columns, as SQL; they are not needed again."""
+        here = [part for part in self._linking if columns_of(part) <= columns]
+        found = conjunction([part.copy() for part in here])
+        return "true" if found is None else self._sql(found)
+
+    def _crossed(self, a: _Group, b: _Group) -> _Group:
+        """All pairs of two groups that meet the conditions between them."""
+        columns = a.columns | b.columns
+        links = self._links(columns)
+        self._linking = [part for part in self._linking if not columns_of(part) <= columns]
+        return self._paired(a, b, f'"{a.table}" AS l CROSS JOIN "{b.table}" AS r', links)
+
+    def _paired(self, a: _Group, b: _Group, source: str, where: str) -> _Group:
+        sides = ((a, "l"), (b, "r"))
+        columns = ", ".join(f'{side}."{name}"' for group, side in sides for name in group.shown)
+        ordinals = (*a.ordinals, *b.ordinals)
+        order = ", ".join(ordinals)
+        select = f"SELECT {columns} FROM {source} WHERE {where}"
+        table = self._table(
+            f"p{len(self._made)}", f"SELECT row_number() OVER (ORDER BY {order}) AS {ORDINAL}, q.* FROM ({select}) AS q"
+        )
+        return _Group(table, a.columns | b.columns, ordinals)
+
+    def _joined(self, predicate: exp.Expr, a: _Group, b: _Group) -> _Group | None:
+        """The pairs of two groups for which a question is true."""
+        number = spec_of(predicate)
+        args = args_of(predicate)
+        texts = self._executor.texts(args)
+        places = [[at for at, arg in enumerate(args) if columns_of(arg) & group.columns] for group in (a, b)]
+        constant = [at for at, arg in enumerate(args) if not columns_of(arg)]
+        places[0] += constant
+        keyed = [
+            self._keyed(group, [texts[at] for at in sorted(here)]) for group, here in zip((a, b), places, strict=True)
+        ]
+        inputs = [self._inputs(table, tuple(sorted(here))) for table, here in zip(keyed, places, strict=True)]
+        links = self._links(a.columns | b.columns)
+        swapped = len(inputs[0]) < len(inputs[1])
+        left, right = (inputs[1], inputs[0]) if swapped else (inputs[0], inputs[1])
+        limit = self._stage.limit
+        need = None if limit is None else limit.count + limit.offset
+        operator = PairJoin(self._run, number, self._executor.cascade(number), left, right, need)
+        pairs = self._pairs(operator, keyed, left, right, links, swapped=swapped)
+        outcome = operator.decide(pairs, int(self._run.settings["ai_max_cross_calls"] or 0))
+        if outcome is None:
+            for asked, given in operator.asking.asked():
+                self._executor.remember(number, asked, given)
+            return None
+        if need is None:
+            self._count_nulls(number, keyed, pairs, links)
+        rows = np.flatnonzero(outcome.accepted)
+        found = (pairs.right[rows], pairs.left[rows]) if swapped else (pairs.left[rows], pairs.right[rows])
+        matches = self._matches(*found)
+        self._linking = [part for part in self._linking if not columns_of(part) <= a.columns | b.columns]
+        source = f'"{matches}" AS m JOIN "{keyed[0]}" AS l ON l.__id = m.l JOIN "{keyed[1]}" AS r ON r.__id = m.r'
+        return self._paired(a, b, source, links)
+
+    def _keyed(self, group: _Group, texts: list[str]) -> str:
+        """The group with the number of each row's input, from 0 in the order of a hash; NULL where it has none."""
+        key = self._executor.key(texts)
+        columns = "".join(f", {text} AS a{at}" for at, text in enumerate(texts))
+        return self._table(
+            f"k{len(self._made)}",
+            f"SELECT *, CASE WHEN __k IS NOT NULL THEN dense_rank() OVER (ORDER BY __k NULLS LAST) - 1 END AS __id "
+            f'FROM (SELECT *, {key} AS __k{columns} FROM "{group.table}") AS r',
+        )
+
+    def _inputs(self, table: str, places: tuple[int, ...]) -> Inputs:
+        columns = "".join(f", any_value(a{at})" for at in range(len(places)))
+        rows = self._executor.fetched(
+            f'SELECT count(*), any_value(__k)::VARCHAR{columns} FROM "{table}" WHERE __id IS NOT NULL '
+            "GROUP BY __id ORDER BY __id"
+        )
+        texts = [rows.column(at + 2).to_pylist() for at in range(len(places))]
+        return Inputs(places, texts, rows.column(0).to_numpy().astype(np.int64), rows.column(1).to_pylist())
+
+    def _pairs(
+        self, operator: PairJoin, keyed: list[str], left: Inputs, right: Inputs, links: str, *, swapped: bool
+    ) -> Pairs:
+        """The pairs that meet the conditions between the sides; of too many the most similar ones."""
+        n, m = len(left), len(right)
+        listed = n * m <= MOST_LISTED
+        if listed and links == "true":
+            return Pairs.all_of(left.n_rows, right.n_rows)
+        if listed:
+            return Pairs.of(n, m, *self._linked(keyed, links, swapped=swapped))
+        a, b = operator.nearest()
+        if links != "true":
+            a, b, mass = self._linked(keyed, links, swapped=swapped, among=(a, b))
+        else:
+            mass = (left.n_rows[a] * right.n_rows[b]).astype(float)
+        return Pairs.of(n, m, a, b, mass, float(n * m - len(a)))
+
+    def _linked(
+        self, keyed: list[str], links: str, *, swapped: bool, among: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Left and right inputs of the pairs of rows that meet `links`, and how many pairs of rows each has."""
+        import pyarrow as pa
+
+        ids = ("r.__id", "l.__id") if swapped else ("l.__id", "r.__id")
+        select = f"SELECT {ids[0]}::INTEGER AS a, {ids[1]}::INTEGER AS b, count(*) AS n FROM "
+        left_rows, right_rows = (f'"{table}" AS {side}' for table, side in zip(keyed, "lr", strict=True))
+        end = f"({links}) GROUP BY ALL ORDER BY a, b"
+        if among is None:
+            there = "l.__id IS NOT NULL AND r.__id IS NOT NULL AND"
+            rows = self._executor.fetched(f"{select} {left_rows} CROSS JOIN {right_rows} WHERE {there} {end}")
+        else:
+            with self._executor.holding(pa.table({"a": among[0], "b": among[1]})) as name:
+                joined = f'"{name}" AS w JOIN {left_rows} ON l.__id = w.{"b" if swapped else "a"}'
+                rows = self._executor.fetched(
+                    f"{select} {joined} JOIN {right_rows} ON r.__id = w.{'a' if swapped else 'b'} WHERE {end}"
+                )
+        a, b, mass = (rows.column(at).to_numpy() for at in range(3))
+        return a.astype(np.int32), b.astype(np.int32), mass.astype(float)
+
+    def _count_nulls(self, number: int, keyed: list[str], pairs: Pairs, links: str) -> None:
+        """Pairs of rows of which one argument is NULL have no answer and bring no input."""
+        if links == "true":
+            total = self._executor.count(keyed[0]) * self._executor.count(keyed[1])
+        else:
+            (total,) = self._executor.row(
+                f'SELECT count(*) FROM "{keyed[0]}" AS l CROSS JOIN "{keyed[1]}" AS r WHERE {links}'
+            )
+        nulls = total - int(pairs.mass.sum())
+        op = self._run.op(number)
+        op.rows_in += nulls
+        op.rows_out += nulls
+        op.nulls += nulls
+
+    def _matches(self, left: np.ndarray, right: np.ndarray) -> str:
+        import pyarrow as pa
+
+        with self._executor.holding(pa.table({"l": left, "r": right})) as name:
+            return self._table(f"m{len(self._made)}", f'SELECT l, r FROM "{name}"')
+
+    def _finished(self, group: _Group) -> str:
+        """The stage's columns of the joined rows."""
+        outputs = ", ".join(f'{self._sql(value)} AS "{name}"' for name, value in self._sides.outputs.items())
+        shown = f", {outputs}" if outputs else ""
+        relation = f'SELECT {ORDINAL}{shown} FROM "{group.table}"'
+        relation = self._executor.steps(self._stage, list(map(Keep, self._stage.keeps)), relation)
+        limit = self._stage.limit
+        if limit is not None:
+            relation = f"{relation} ORDER BY {ORDINAL} LIMIT {limit.count} OFFSET {limit.offset}"
+        return f'SELECT * FROM "{self._table("kept", relation)}"'
+
+    def _sql(self, node: exp.Expr) -> str:
+        return sql(self._executor.typed(node))

@@ -1,0 +1,150 @@
+"""Asks the oracle about pairs of inputs, and keeps what the trace and the report need of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sqluice.engine.operators.ask import HEAD, PROXY, RULE, Routing, marked
+from sqluice.engine.run import Given
+from sqluice.optimizer.joins.pairs import NULL, YES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqluice.engine.run import Run
+    from sqluice.optimizer.joins.pairs import Outcome, Pairs
+
+MOST_TRACED = 100_000
+"""Pairs decided without a question of their own that get a row in the trace, the likeliest first; others are
+counted."""
+
+_WINDOW = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The distinct inputs of one side: a column of texts for each placeholder in `places`, and how many rows each input
+    stands for, int64 [n]. `keys` tell equal inputs of two sides."""
+
+    places: tuple[int, ...]
+    texts: list[list[str]]
+    n_rows: np.ndarray
+    keys: list[Any]
+
+    def __len__(self) -> int:
+        return len(self.n_rows)
+
+    @property
+    def lines(self) -> list[str]:
+        """Each input as one text."""
+        return [" ".join(row) for row in zip(*self.texts, strict=True)]
+
+    def taken(self, rows: np.ndarray) -> dict[int, list[str]]:
+        """The texts of some inputs by placeholder."""
+        return {place: [column[row] for row in rows] for place, column in zip(self.places, self.texts, strict=True)}
+
+
+class PairAsking:
+    """One question about listed pairs of `left` and `right` inputs. Rows are counted once, at the end: until then it
+    may turn out that a filter of the pairs has to do it."""
+
+    def __init__(self, run: Run, number: int, left: Inputs, right: Inputs, pairs: Pairs) -> None:
+        self._run = run
+        self._number = number
+        self._left, self._right = left, right
+        self.pairs = pairs
+        self.asker = run.asker(number)
+        self._places = np.full(len(pairs), -1, np.int64)
+        self._tiers = np.zeros(len(pairs), np.uint8)
+        self._errors: dict[int, str] = {}
+
+    def ask(self, rows: np.ndarray, reason: str) -> int:
+        """Ask the oracle about pairs; how many were answered before a budget was spent."""
+        done = 0
+        for start in range(0, len(rows), _WINDOW):
+            self._run.runner.stop()
+            window = rows[start : start + _WINDOW]
+            room = self.asker.room()
+            whole = len(window)
+            window = window if room is None else window[:room]
+            if len(window):
+                none = np.zeros(len(window), np.int64)
+                self._keep(window, self._run.answers(self._number, self._texts(window), none, reason))
+            done += len(window)
+            if len(window) < whole:
+                break
+        return done
+
+    def _keep(self, rows: np.ndarray, given: Given) -> None:
+        values = given.values.cast("int8").fill_null(NULL).to_numpy(zero_copy_only=False)
+        self.pairs.labels[rows] = values
+        self._places[rows] = given.places
+        self._tiers[rows] = given.tiers
+        self._errors.update({int(rows[at]): said for at, said in given.errors.items()})
+
+    def _texts(self, rows: np.ndarray) -> list[list[str]]:
+        """The arguments of pairs, one list a placeholder."""
+        both = self._left.taken(self.pairs.left[rows]) | self._right.taken(self.pairs.right[rows])
+        return [both[place] for place in sorted(both)]
+
+    @property
+    def labels(self) -> int:
+        """How many pairs the oracle was asked about."""
+        return int((self._places >= 0).sum())
+
+    def asked(self) -> Iterator[tuple[list[list[str]], Given]]:
+        """The texts of what the oracle was asked, one list a placeholder, with its answers."""
+        import pyarrow as pa
+
+        rows = np.flatnonzero(self._places >= 0)
+        for start in range(0, len(rows), _WINDOW):
+            window = rows[start : start + _WINDOW]
+            labels = self.pairs.labels[window]
+            values = pa.array(labels == YES, mask=labels < 0)
+            errors = {at: self._errors[row] for at, row in enumerate(window.tolist()) if row in self._errors}
+            yield self._texts(window), Given(values, errors, self._places[window], self._tiers[window])
+
+    def count(self) -> None:
+        """Count the rows of the pairs that were asked about."""
+        asked = np.flatnonzero(self._places >= 0)
+        n_rows = self.pairs.mass[asked].astype(np.int64)
+        failed = marked(self._errors, len(self.pairs))
+        self._run.again(self._number, self._places[asked], n_rows, self._tiers[asked], failed[asked])
+        self._add(int(n_rows.sum()))
+
+    def _add(self, rows: int) -> None:
+        self.asker.op.rows_in += rows
+        self.asker.op.rows_out += rows
+
+    def trace(self, name: str, outcome: Outcome) -> int:
+        """Put the pairs that a strategy has decided into the trace; how many were left out."""
+        pairs = self.pairs
+        asked = self._places >= 0
+        inferred = np.flatnonzero(~asked & ~pairs.open)
+        self._decided(
+            inferred, pairs.labels[inferred] == YES, np.full(len(inferred), np.nan), Routing(RULE, name, *_NO)
+        )
+        rows = np.flatnonzero(pairs.open & ~np.isnan(outcome.scores))
+        left_out = max(len(rows) - MOST_TRACED, 0)
+        if left_out:
+            order = np.lexsort((rows, -outcome.scores[rows], ~outcome.accepted[rows]))
+            rows = rows[order[:MOST_TRACED]]
+        by = Routing(PROXY if name == "classify" else HEAD, name, outcome.tau_low, outcome.tau_high)
+        self._decided(rows, outcome.accepted[rows], outcome.scores[rows], by)
+        return left_out
+
+    def _decided(self, rows: np.ndarray, accepted: np.ndarray, scores: np.ndarray, by: Routing) -> None:
+        import pyarrow as pa
+
+        for start in range(0, len(rows), _WINDOW):
+            self._run.runner.stop()
+            part = slice(start, start + _WINDOW)
+            n_rows = self.pairs.mass[rows[part]].astype(np.int64)
+            self._run.decided(self._number, self._texts(rows[part]), n_rows, pa.array(accepted[part]), scores[part], by)
+            self._add(int(n_rows.sum()))
+
+
+_NO = (float("nan"), float("nan"))

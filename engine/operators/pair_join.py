@@ -1,0 +1,256 @@
+"""One question about two sets of inputs: finds the pairs for which it is true, by the cheapest strategy that will do.
+
+A few pairs drawn at random are asked about; what they say decides which strategies (`optimizer/joins`) are tried, in
+the order of the calls they are expected to take. A strategy asks for answers and for scores of labels; this operator
+gets them, and puts every pair that was asked about into the trace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sqluice.engine.operators.ask import measured
+from sqluice.engine.operators.candidates import nearest
+from sqluice.engine.operators.label_scores import LabelScores
+from sqluice.engine.operators.pair_asking import PairAsking
+from sqluice.engine.operators.scoring import Embedder
+from sqluice.engine.report import CascadeReport
+from sqluice.errors import ModelError, NotSupportedError
+from sqluice.optimizer.cascade.constraints import told
+from sqluice.optimizer.joins import block, choose, classify, factor, symmetry
+from sqluice.optimizer.joins.features import Described
+from sqluice.optimizer.joins.pairs import AskPairs, Outcome, ScoreLabels, asked_everything, run
+from sqluice.optimizer.joins.symmetry import Folded, agree, turned
+
+if TYPE_CHECKING:
+    from sqluice.engine.operators.pair_asking import Inputs
+    from sqluice.engine.run import Run
+    from sqluice.optimizer.joins.choose import Option
+    from sqluice.optimizer.joins.pairs import Pairs, Request, Strategy
+    from sqluice.optimizer.plan import Cascade
+
+WORTH = 0.5
+"""A strategy that is expected to ask about more than this share of the pairs is not taken."""
+
+
+class _EnoughError(Exception):
+    """As many matches were found as are wanted."""
+
+
+class PairJoin:
+    """One question over two sides. `need` is how many pairs of rows are wanted, None for all."""
+
+    def __init__(
+        self, run: Run, number: int, cascade: Cascade | None, left: Inputs, right: Inputs, need: int | None
+    ) -> None:
+        self._run = run
+        self._number = number
+        self._cascade = cascade
+        self._left, self._right = left, right
+        self._need = need
+        self._spec = run.specs[number]
+        self._generator = np.random.default_rng([2, int(run.settings["ai_seed"] or 0), number])
+        self._same = left.keys == right.keys
+        self._labels: LabelScores | None = None
+        self._embedder: Embedder | None = None
+        self._described: Described | None = None
+        self._folded: Folded | None = None
+        self._asking: PairAsking | None = None
+
+    def nearest(self) -> tuple[np.ndarray, np.ndarray]:
+        """Left and right inputs of the most similar pairs, int32 [k], where there are too many to list them all."""
+        return nearest(self._descriptions(), self._run.runner.stop)
+
+    @property
+    def asking(self) -> PairAsking:
+        """What has been asked."""
+        assert self._asking is not None
+        return self._asking
+
+    def decide(self, pairs: Pairs, most_calls: int) -> Outcome | None:
+        """Which pairs match; None where a filter of the listed pairs is left to do it. `NotSupportedError` where every
+        pair would have to be asked about and those are more than `most_calls`."""
+        self._asking = PairAsking(self._run, self._number, self._left, self._right, pairs)
+        self.asking.asker.watch.total = None
+        try:
+            return self._decide(pairs, most_calls)
+        except _EnoughError:
+            self._asking.count()
+            return asked_everything(pairs)
+
+    def _decide(self, pairs: Pairs, most_calls: int) -> Outcome | None:
+        exact = self._cascade is None
+        if len(pairs) < choose.LEAST_PAIRS or (exact and self._need is None):
+            return self._cross(pairs, most_calls)
+        if not pairs.unlisted:
+            self._draw(pairs)
+        facts = self._facts(pairs)
+        if self._need is not None and (facts.share or 0) * WORTH > self._need / choose.TO_BEGIN:
+            return self._cross(pairs, most_calls)  # in any order: matches are frequent
+        for option in choose.options(facts, approximate=True):
+            if option.why_not or option.name == "cross" or (exact and option.name != "block"):
+                continue
+            outcome = self._tried(option)
+            if outcome is not None:
+                return self._cross(pairs, most_calls) if exact else self._finished(option.name, outcome)
+        if pairs.unlisted:
+            raise NotSupportedError(too_many(f"{len(pairs) + pairs.unlisted:,.0f} calls"))
+        return self._cross(pairs, most_calls) if exact else None
+
+    def _facts(self, pairs: Pairs) -> choose.Facts:
+        known = pairs.labels[pairs.labels >= 0]
+        positive = int((known == 1).sum())
+        share = (positive + 0.5) / (len(known) + 1)
+        if positive < choose.DENSE:
+            share = min(share, 1 / max(min(pairs.lefts, pairs.rights), 1))
+        lengths = list(map(len, self._right.lines))
+        length = float(np.mean(lengths)) if lengths else 0.0
+        return choose.Facts(pairs.lefts, pairs.rights, len(pairs) + int(pairs.unlisted), share, length, self._same)
+
+    def _draw(self, pairs: Pairs) -> None:
+        """The first pairs, at random. Where both sides hold the same texts, some of them both ways: a question that
+        does not tell its sides apart is then asked about each unordered pair once."""
+        rows = np.sort(self._generator.permutation(len(pairs))[: choose.PILOT])
+        self._ask(rows, "sample")
+        if not self._same:
+            return
+        back = turned(pairs, rows)
+        back = np.unique(back[back >= 0])
+        if len(back) and self._ask(back[pairs.open[back]], "sample") and agree(pairs, rows):
+            self._folded = Folded.of(pairs)
+
+    def _tried(self, option: Option) -> Outcome | None:
+        """What a strategy comes to; None where it would not do."""
+        pairs = self.asking.pairs if self._folded is None else self._folded.pairs
+        try:
+            outcome = run(self._strategy(option, pairs), self._answer)
+        except ModelError as error:
+            self._run.warn(f"{self._spec.function}: strategy {option.name} was left out: {error}")
+            return None
+        if self._folded is None or outcome is None:
+            return outcome
+        return self._unfolded(option, self._folded, outcome)
+
+    def _unfolded(self, option: Option, folded: Folded, outcome: Outcome) -> Outcome | None:
+        """The outcome for all pairs, once some matches were asked about the other way too."""
+        whole = folded.whole
+        rows = folded.first[np.flatnonzero(folded.pairs.labels == 1)]
+        tested = self._generator.permutation(rows[turned(whole, rows) >= 0])[: symmetry.TESTED]
+        back = turned(whole, tested)
+        self._folded = None
+        self._ask(np.unique(back[whole.open[back]]), "sample")
+        if not agree(whole, tested):
+            return self._tried(option)
+        inferred = np.flatnonzero(whole.open & ~folded.pairs.open[folded.place])
+        whole.labels[inferred] = folded.pairs.labels[folded.place[inferred]]
+        assuming = ", ".join(filter(None, [outcome.assuming, symmetry.ASSUMING]))
+        return outcome.spread(folded.place, whole, assuming)
+
+    def _strategy(self, option: Option, pairs: Pairs) -> Strategy:
+        assert self._cascade is not None or self._need is not None
+        generator = self._generator
+        contract = choose.EXACT if self._cascade is None else self._cascade.contract
+        most = WORTH * len(pairs)
+        if option.name == "classify":
+            return classify.search(pairs, contract, generator, most)
+        if option.name == "factor":
+            return factor.search(pairs, contract, generator, most, same=self._same)
+        features, prior = self._descriptions().of_pairs(pairs, self._run.runner.stop)
+        return block.search(pairs, features, prior, contract, generator)
+
+    def _descriptions(self) -> Described:
+        if self._described is None:
+            self._described = Described.of(self._left.lines, self._right.lines, self._vectors())
+        return self._described
+
+    def _vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Embeddings of both sides; None where there is no embedder to be had."""
+        try:
+            self._embedder = self._embedder or Embedder(self._run, self._spec)
+            return self._embedder.embedded(self._left.lines), self._embedder.embedded(self._right.lines)
+        except ModelError as error:
+            self._run.warn(f"pairs are ranked without embeddings: {error}")
+            return None
+
+    def _answer(self, request: Request) -> np.ndarray | int:
+        if isinstance(request, AskPairs) and self._folded is None:
+            return self._ask(request.rows, request.reason)
+        if isinstance(request, AskPairs):
+            assert self._folded is not None
+            rows = self._folded.first[request.rows]
+            done = self._ask(rows, request.reason)
+            self._folded.pairs.labels[request.rows[:done]] = self._folded.whole.labels[rows[:done]]
+            return done
+        assert isinstance(request, ScoreLabels)
+        if self._labels is None:
+            self._labels = LabelScores(self._run, self._spec, self._left.places, self._right.lines)
+        return self._labels.of(self._left.texts, request.lefts)
+
+    def _ask(self, rows: np.ndarray, reason: str) -> int:
+        done = self.asking.ask(rows, reason)
+        if self._need is not None and self.asking.pairs.found >= self._need:
+            raise _EnoughError
+        return done
+
+    def _cross(self, pairs: Pairs, most_calls: int) -> Outcome:
+        """Ask about every pair, a few at a time where not all are wanted."""
+        rows = np.flatnonzero(pairs.open)
+        if len(rows) + pairs.unlisted > most_calls and self._need is None:
+            raise NotSupportedError(too_many(f"{len(rows) + pairs.unlisted:,.0f} calls"))
+        watch = self.asking.asker.watch
+        watch.total = watch.done_rows + len(rows)
+        if self._need is not None:
+            rows = self._generator.permutation(rows)
+        step = len(rows) if self._need is None else max(self._need, choose.PILOT)
+        asked = 0
+        for start in range(0, len(rows), max(step, 1)):
+            if asked > most_calls:
+                raise NotSupportedError(too_many(f"more than {most_calls:,} calls"))
+            asked += self._ask(rows[start : start + step], "exact")
+        self.asking.count()
+        return asked_everything(pairs)
+
+    def _finished(self, name: str, outcome: Outcome) -> Outcome:
+        """Count what was asked, put what was decided otherwise into the trace, and say what it came to."""
+        assert self._cascade is not None
+        asking, pairs = self.asking, self.asking.pairs
+        asking.count()
+        asking.trace(name, outcome)
+        contract, labels, n = told(self._cascade.contract), asking.labels, len(pairs) + int(pairs.unlisted)
+        calls = asking.asker.calls
+        usd = measured(asking.asker.op, calls)
+        paid = sum(one.usd for one in (self._labels, self._embedder) if one is not None)
+        sure = f"{contract}, {labels:,} labels"
+        if outcome.assuming:
+            sure = f"assuming {outcome.assuming}; {sure}"
+        report = CascadeReport(
+            contract,
+            f"certified({sure})" if outcome.certified else f"uncertified({outcome.reason})",
+            name,
+            n,
+            labels,
+            nulls=int((pairs.labels == -1).sum()),
+            saving_usd=(n - labels) * usd - paid,
+            saving=1 - (labels * usd + paid) / (n * usd) if usd else 0.0,
+            tau_low=_number(outcome.tau_low),
+            tau_high=_number(outcome.tau_high),
+            reached=outcome.reached if outcome.certified else {},
+            cut=_number(outcome.cut),
+            pruned=int(outcome.pruned),
+        )
+        self._run.cascaded(self._number, self._cascade, report)
+        return outcome
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def too_many(what: str) -> str:
+    """Why a semantic join is refused, and what to do."""
+    return (
+        f"this semantic join would need {what}: add a cheap condition to its ON or WHERE, or allow more with "
+        "SET ai_max_cross_calls = ..."
+    )
