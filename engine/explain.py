@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from sqlglot import exp
 
+from sqluice.engine import explain_joins
 from sqluice.engine.operators.cascade import LEAST_INPUTS
 from sqluice.optimizer import arrange
 from sqluice.optimizer.ast import args_of, is_site, own_sites, replaced, spec_of, sql
@@ -89,11 +90,14 @@ def _counted(names: list[str]) -> list[str]:
 
 def _stage(con: Any, stage: Stage, run: Run, cascades: Mapping[int, Cascade]) -> dict[str, Any]:
     found: dict[str, Any] = {"name": stage.name, "source": sql(stage.source), "steps": []}
-    rows = _estimate(con, stage)
+    rows = _estimate(con, stage.source)
     if rows is not None:
         found["estimated_rows"] = rows
     if stage.limit is not None:
         found["limit"] = stage.limit.count + stage.limit.offset
+    joins = explain_joins.describe(stage, run, cascades, lambda source: _estimate(con, source))
+    if joins:
+        found["joins"] = joins
     filters = stage.filters
     if filters:
         guess = rows if rows is not None else UNKNOWN_ROWS
@@ -172,10 +176,10 @@ def _question(step: Ask, run: Run, cascade: Cascade | None) -> dict[str, Any]:
     return asked
 
 
-def _estimate(con: Any, stage: Stage) -> int | None:
+def _estimate(con: Any, source: exp.Expr) -> int | None:
     """DuckDB's guess at the rows of a source; None where the source reads an earlier stage."""
     try:
-        rows = con.execute(f"EXPLAIN (FORMAT JSON) {sql(stage.source)}").fetchall()
+        rows = con.execute(f"EXPLAIN (FORMAT JSON) {sql(source)}").fetchall()
         tree = json.loads(rows[0][-1])
     except (duckdb.Error, ValueError, TypeError, IndexError):
         return None
@@ -200,6 +204,7 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"    from  {_short(stage['source'])}")
         for step in stage["steps"]:
             lines += _step(step)
+        lines += explain_joins.text(stage.get("joins", []))
         lines += _foreseen(stage)
         if "limit" in stage:
             lines.append(f"    stop  after {stage['limit']:,} rows; pieces start with 16 rows and grow")

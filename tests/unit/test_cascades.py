@@ -283,7 +283,7 @@ def test_what_is_remembered_may_be_damaged(con: Connection, tmp_path: Path) -> N
 
 
 def test_pairs_of_a_join(con: Connection, oracle: Model) -> None:
-    """The pairs are one population; each side is embedded once."""
+    """The pairs are one population, whatever strategy finds those that match."""
     oracle.mark = 0.55
     embedder = Embedder()
     con.register_model("embedder", embedder)
@@ -292,8 +292,8 @@ def test_pairs_of_a_join(con: Connection, oracle: Model) -> None:
     sql = f"SELECT a.id, b.id {sides} ON AI_FILTER(PROMPT('is {{0}} as {{1}}?', a.s, b.s), {targets})"
     rows, report = run(con, sql)
     assert report.label.startswith("certified")
-    assert report.calls < 60 * 50
-    assert sum(op.scored for op in report.operators) == 110
+    assert report.operators[0].cascades[0].scorer == "factor"
+    assert report.calls < 60 * 50 / 5
     assert min(quality(set(rows), exact(con, sql))) >= 0.8
 
 

@@ -1,0 +1,79 @@
+"""What EXPLAIN says of a semantic join: its strategies, with what each is expected to ask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqluice.optimizer.ast import spec_of
+from sqluice.optimizer.joins import choose
+from sqluice.optimizer.joins.sides import pair_of, split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlglot import exp
+
+    from sqluice.engine.run import Run
+    from sqluice.optimizer.joins.sides import Sides
+    from sqluice.optimizer.plan import Cascade, Stage
+
+
+def describe(
+    stage: Stage, run: Run, cascades: Mapping[int, Cascade], rows_of: Callable[[exp.Expr], int | None]
+) -> list[dict[str, Any]]:
+    """The strategies of each question about two groups of tables, the cheapest first; `rows_of` guesses the rows of a
+    query. Nothing where a stage is not a join by questions."""
+    sides = split(stage) if stage.pairs else None
+    if sides is None:
+        return []
+    names = [frozenset(group.columns) for group in sides.groups]
+    found = []
+    for predicate in sides.filters:
+        both = pair_of(predicate, names)
+        if both is not None:
+            number = spec_of(predicate)
+            found.append(_question(sides, both, run, number, cascades.get(number), rows_of))
+    return found
+
+
+def _question(
+    sides: Sides,
+    both: tuple[int, int],
+    run: Run,
+    number: int,
+    cascade: Cascade | None,
+    rows_of: Callable[[exp.Expr], int | None],
+) -> dict[str, Any]:
+    rows = sorted((rows_of(sides.groups[at].source) or UNKNOWN for at in both), reverse=True)
+    facts = choose.Facts(rows[0], rows[1], rows[0] * rows[1])
+    cost = run.earlier_cost(number)
+    options = []
+    for one in choose.options(facts, approximate=cascade is not None):
+        told: dict[str, Any] = {"strategy": one.name, "calls": round(one.calls)}
+        if one.why_not:
+            told["why_not"] = one.why_not
+        elif cascade is not None and one.recall != "1":
+            told["recall"] = cascade.contract.recall
+        else:
+            told["recall"] = 1.0
+        if cost is not None:
+            told["seconds"] = cost[0] * one.calls
+        options.append(told)
+    return {"rows": rows, "options": options}
+
+
+UNKNOWN = 1000
+"""Rows taken where DuckDB cannot tell how many there are."""
+
+
+def text(joins: list[dict[str, Any]]) -> list[str]:
+    """The same for people."""
+    lines = []
+    for join in joins:
+        left, right = join["rows"]
+        lines.append(f"    join  {left:,} x {right:,} rows; strategies, chosen anew once their inputs are known:")
+        for one in join["options"]:
+            seconds = f", {one['seconds']:,.1f} s" if "seconds" in one else ""
+            how = f"not possible: {one['why_not']}" if "why_not" in one else f"recall {one['recall']:g} expected"
+            lines.append(f"          {one['strategy']:<9} {one['calls']:>12,} calls{seconds}, {how}")
+    return lines
