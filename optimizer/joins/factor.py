@@ -10,12 +10,14 @@ precision, or asks about all that they leave open.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sqluice.optimizer.cascade.constraints import constraints_of
+from sqluice.optimizer.cascade.forecast import forecast
 from sqluice.optimizer.joins.pairs import YES, AskPairs, Outcome, decided
 
 if TYPE_CHECKING:
@@ -27,22 +29,38 @@ if TYPE_CHECKING:
 BLOCK = 12
 """Rows of each side in the block."""
 
-LEAST_AGREEMENT = 0.95
-"""Share of the block that kinds have to explain, and of their common answers that two rows of a kind share."""
+AGREEMENTS = (0.87, 0.75)
+"""Share of their common answers that two rows of a kind share: the second is tried where answers are noisy."""
+
+LEAST_EXPLAINED = 0.92
+"""Share of the block that kinds have to explain."""
 
 MOST_KINDS = 6
 UNSURE = 0.02
 """What is left for errors of a kind that has shown none."""
 
-_NONE = -1
+ROUNDS = 3
+"""Anchors of a kind that a row is asked about beside, where one leaves too many pairs in doubt."""
+
+CHECKED = 60
+"""Pairs drawn at random that tell how well the kinds do."""
+
+FEW = 0.1
+"""A share of the pairs: where the proof is expected to ask about more, rows are placed once more."""
 
 
 @dataclass(slots=True)
 class _Side:
-    """One side's kinds: `kind` int [inputs], -1 where it is not known yet; `members` are rows of the block by kind."""
+    """One side's kinds: log-likelihoods `votes` float [inputs, kinds], 0 while nothing was asked; `members` are rows of
+    the block by kind."""
 
-    kind: np.ndarray
+    votes: np.ndarray
     members: list[list[int]]
+
+    @property
+    def kind(self) -> np.ndarray:
+        """The likeliest kind of each input, int [inputs], -1 where nothing is known."""
+        return np.asarray(np.where(self.votes.any(axis=1), self.votes.argmax(axis=1), -1))
 
 
 def calls(lefts: int, rights: int, *, same: bool) -> float:
@@ -65,24 +83,33 @@ def search(
         return Outcome.unfinished(pairs, np.full(len(pairs), np.nan))
     shared = same and _symmetric(pairs, lefts)
     answers = _answers(pairs, lefts, rights, shared=shared)
-    row_kinds = _kinds(answers)
-    column_kinds = row_kinds if shared else _kinds(answers.T)
-    relation = _relation(answers, row_kinds, column_kinds)
-    n_kinds = (max(row_kinds) + 1, max(column_kinds) + 1)
-    if max(n_kinds) > MOST_KINDS or max(n_kinds) < 2 or _explained(answers, row_kinds, column_kinds) < LEAST_AGREEMENT:
+    found = next(filter(None, (_told(answers, least, shared=shared) for least in AGREEMENTS)), None)
+    if found is None:
         return None
+    row_kinds, column_kinds = found
+    relation = _relation(answers, row_kinds, column_kinds)
     left = _side(pairs.lefts, lefts, row_kinds)
     right = left if shared else _side(pairs.rights, rights, column_kinds)
     needed = _calls_a_row(relation) * pairs.lefts + (0 if shared else _calls_a_row(relation.T) * pairs.rights)
     if needed > most_calls:
         return None
-    spent = yield from _place(pairs, left, right, relation, swapped=False, shared=shared)
-    if not spent and not shared:
-        spent = yield from _place(pairs, right, left, relation.T, swapped=True, shared=False)
-    scores = _scores(pairs, left, right, relation)
-    if spent:
-        return Outcome.unfinished(pairs, scores)
-    return (yield from decided(pairs, scores, constraints_of(contract), generator))
+    promises = constraints_of(contract)
+    checked = np.zeros(0, np.int64)
+    for at in range(ROUNDS):
+        spent = yield from _place(pairs, left, right, relation, at, swapped=False, shared=shared)
+        if not spent and not shared:
+            spent = yield from _place(pairs, right, left, relation.T, at, swapped=True, shared=False)
+        rows = generator.permutation(np.flatnonzero(pairs.open))[:CHECKED]
+        spent = spent or (yield from _ask(pairs, rows, "sample"))
+        scores = _scores(pairs, left, right, relation)
+        if spent:
+            return Outcome.unfinished(pairs, scores)
+        checked = np.concatenate([checked, rows])
+        left_open = int(pairs.open.sum())
+        foreseen = forecast(scores[checked], pairs.labels[checked], promises, left_open)
+        if foreseen <= FEW * len(pairs):
+            break
+    return (yield from decided(pairs, scores, promises, generator)) if foreseen <= most_calls else None
 
 
 def _ask(pairs: Pairs, rows: np.ndarray, reason: str) -> Generator[Request, int, bool]:
@@ -111,14 +138,23 @@ def _answers(pairs: Pairs, lefts: np.ndarray, rights: np.ndarray, *, shared: boo
     return found.reshape(len(lefts), len(rights))
 
 
-def _kinds(answers: np.ndarray) -> list[int]:
+def _told(answers: np.ndarray, least: float, *, shared: bool) -> tuple[list[int], list[int]] | None:
+    """Kinds of rows and columns; None where they are too many, or do not explain the answers."""
+    rows = _kinds(answers, least)
+    columns = rows if shared else _kinds(answers.T, least)
+    most = max(*rows, *columns) + 1
+    good = 2 <= most <= MOST_KINDS and _explained(answers, rows, columns) >= LEAST_EXPLAINED
+    return (rows, columns) if good else None
+
+
+def _kinds(answers: np.ndarray, least: float) -> list[int]:
     """Kind of each row: rows that agree with the first of a kind on all but a few columns are of that kind."""
     leaders: list[int] = []
     kinds = []
     for at, row in enumerate(answers):
         for kind, leader in enumerate(leaders):
             both = ~np.isnan(row) & ~np.isnan(answers[leader])
-            if both.any() and (row[both] == answers[leader][both]).mean() >= LEAST_AGREEMENT - 1 / len(row):
+            if both.any() and (row[both] == answers[leader][both]).mean() >= least:
                 kinds.append(kind)
                 break
         else:
@@ -146,12 +182,13 @@ def _explained(answers: np.ndarray, rows: list[int], columns: list[int]) -> floa
 
 
 def _side(n: int, inputs: np.ndarray, kinds: list[int]) -> _Side:
-    kind = np.full(n, _NONE)
-    kind[inputs] = kinds
+    votes = np.zeros((n, max(kinds) + 1))
+    votes[inputs] = math.log(UNSURE) * ROUNDS
+    votes[inputs, kinds] = math.log(1 - UNSURE)
     members: list[list[int]] = [[] for _ in range(max(kinds) + 1)]
     for one, its in zip(inputs.tolist(), kinds, strict=True):
         members[its].append(one)
-    return _Side(kind, members)
+    return _Side(votes, members)
 
 
 def _anchors(relation: np.ndarray) -> list[int]:
@@ -169,22 +206,21 @@ def _calls_a_row(relation: np.ndarray) -> int:
 
 
 def _place(
-    pairs: Pairs, side: _Side, other: _Side, relation: np.ndarray, *, swapped: bool, shared: bool
+    pairs: Pairs, side: _Side, other: _Side, relation: np.ndarray, number: int, *, swapped: bool, shared: bool
 ) -> Generator[Request, int, bool]:
-    """Find the kind of every input of `side` by asking about it beside anchors; whether the budget ended it."""
-    said = relation > 0.5
+    """Find the kind of every input of `side` by asking about it beside anchors, from `number` on among those of their
+    kind; whether the budget ended it."""
     inputs = np.unique(pairs.right if swapped else pairs.left)
     if shared:
         inputs = np.union1d(inputs, pairs.right)
-    todo = inputs[side.kind[inputs] == _NONE]
-    fits = np.ones((len(todo), len(relation)), bool)
+    todo = np.setdiff1d(inputs, np.concatenate([np.array(its, int) for its in side.members]))
     for kind in _anchors(relation):
-        rows = _beside(pairs, todo, other.members[kind], swapped=swapped, shared=shared)
+        rows = _beside(pairs, todo, other.members[kind][number:], swapped=swapped, shared=shared)
         if (yield from _ask(pairs, np.unique(rows[rows >= 0]), "uncertain")):
             return True
-        labels = np.where(rows >= 0, pairs.labels[rows], -1)
-        fits &= (labels < 0)[:, None] | (said[:, kind][None, :] == (labels == YES)[:, None])
-    side.kind[todo] = np.where(fits.any(axis=1), fits.argmax(axis=1), _NONE)
+        labels = np.where(rows >= 0, pairs.labels[rows], -1)[:, None]
+        votes = np.log(np.where(labels == YES, relation[:, kind], 1 - relation[:, kind]))
+        side.votes[todo] += np.where(labels < 0, 0.0, votes)
     return False
 
 
