@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sqluice.types import Contract
 
 ASSUMING = "monotone score"
+BUDGET, NO_MATCHES = "budget", "no match found"
 
 FIRST_SPREAD, SECOND_SPREAD, AUDIT = 150, 200, 100
 LEAST_BATCH, BATCH_SHARE = 50, 0.15
@@ -69,12 +70,13 @@ def search(
     """Find the matches; `features` float32 [n, d] describe the pairs, `prior` float [n] is how similar they look before
     anything is known. Precision is 1: every accepted pair has been asked about."""
     ranking = _Ranking(pairs, features, prior)
-    if not (yield from _trained(ranking, generator)):
-        return ranking.outcome(certified=False, reason="no more matches found")
+    failed = yield from _trained(ranking, generator)
+    if failed:
+        return ranking.outcome(certified=False, reason=failed)
     order = ranking.open_order()
     depth = yield from _spread(pairs, order, SECOND_SPREAD, 30, generator)
     if depth is None:
-        return ranking.outcome(certified=False, reason="budget")
+        return ranking.outcome(certified=False, reason=BUDGET)
     n_labels = int((~pairs.open).sum())
     deepest = max(DEEPER * depth, DEEPER * n_labels)
     for attempt in range(MOST_EXTENSIONS):
@@ -83,7 +85,7 @@ def search(
             cut = len(order)
         verdict = yield from _proven(ranking, order[:cut], contract, generator, attempt)
         if verdict is None or not verdict.certified:
-            return ranking.outcome(certified=False, reason="budget" if verdict is None else verdict.reason)
+            return ranking.outcome(certified=False, reason=BUDGET if verdict is None else verdict.reason)
         whole = cut == len(order) and not pairs.unlisted
         left = 0.0 if whole else _below(pairs, order[cut // 2 : cut], verdict)
         missed = _missed(verdict, ranking.pairs) + left
@@ -92,7 +94,7 @@ def search(
             for below in (order[cut:], _by_prior(ranking, order[cut:])):
                 audit = yield from _spread(pairs, below, AUDIT // 2, 1, generator)
                 if audit is None:
-                    return ranking.outcome(certified=False, reason="budget")
+                    return ranking.outcome(certified=False, reason=BUDGET)
                 surprise |= audit > 0
         if missed <= missed_at_most(contract, pairs.found) and not surprise:
             reached = {"recall": pairs.found / (pairs.found + missed) if missed else 1.0, "precision": 1.0}
@@ -168,30 +170,30 @@ class _Ranking:
         )
 
 
-def _trained(ranking: _Ranking, generator: np.random.Generator) -> Generator[Request, int, bool]:
-    """Ask until the score has learnt what it can; whether there were matches to learn from."""
+def _trained(ranking: _Ranking, generator: np.random.Generator) -> Generator[Request, int, str]:
+    """Ask until the score has learnt what it can; why not, where there is nothing to learn from."""
     pairs = ranking.pairs
     first = yield from _spread(pairs, ranking.by_prior, FIRST_SPREAD, 1, generator)
     if first is None:
-        return False
+        return BUDGET
     while int((pairs.labels == YES).sum()) < LEAST_FOUND:
         batch = ranking.best(2 * LEAST_BATCH)
         if not len(batch) or int((~pairs.open).sum()) > MOST_IN_VAIN:
             break
         if (yield AskPairs(batch)) < len(batch):
-            return False
+            return BUDGET
     while True:
         ranking.fit()
         labelled = int((~pairs.open).sum())
         batch = ranking.best(max(LEAST_BATCH, int(BATCH_SHARE * labelled)))
         if not len(batch):
-            return True
+            return ""
         if (yield AskPairs(batch)) < len(batch):
-            return False
+            return BUDGET
         share = float((pairs.labels[batch] == YES).mean())
         if share < POOR_BATCH and labelled + len(batch) > LEAST_TRAINED:
             ranking.fit()
-            return bool((pairs.labels == YES).any())
+            return "" if (pairs.labels == YES).any() else NO_MATCHES
 
 
 def _spread(

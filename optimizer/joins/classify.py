@@ -50,7 +50,7 @@ def search(pairs: Pairs, contract: Contract, generator: np.random.Generator, mos
     yield from _score(pairs, scores, tried)
     if np.isnan(scores[np.isin(pairs.left, tried)]).all():
         return None
-    rows = _likeliest(pairs, scores, tried[:VERIFIED])
+    rows = _verified(pairs, scores, tried, generator)
     if (yield AskPairs(rows, "sample")) < len(rows):
         return Outcome.unfinished(pairs, scores)
     known = np.flatnonzero(~pairs.open & ~np.isnan(scores))
@@ -85,11 +85,12 @@ def _score(pairs: Pairs, scores: np.ndarray, lefts: np.ndarray) -> Generator[Req
         scores[rows] = np.clip(found[place[pairs.left[rows]], pairs.right[rows]], 0, 1)
 
 
-def _likeliest(pairs: Pairs, scores: np.ndarray, lefts: np.ndarray) -> np.ndarray:
-    """The best pair of some left inputs."""
-    found = []
-    for left in lefts.tolist():
-        rows = np.flatnonzero((pairs.left == left) & pairs.open & ~np.isnan(scores))
+def _verified(pairs: Pairs, scores: np.ndarray, lefts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The best pair of some of the left inputs, and as many at random: what fits, and what does not."""
+    ready = np.flatnonzero(np.isin(pairs.left, lefts) & pairs.open & ~np.isnan(scores))
+    found = list(generator.permutation(ready)[:VERIFIED])
+    for left in lefts[:VERIFIED].tolist():
+        rows = ready[pairs.left[ready] == left]
         if len(rows):
             found.append(rows[np.argmax(scores[rows])])
-    return np.array(found, np.int64)
+    return np.unique(np.array(found, np.int64))

@@ -7,7 +7,6 @@ once in a thousand such tests.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 from sqluice.optimizer.cascade import betting
 from sqluice.optimizer.cascade.learner import NULL, YES, Learner
 from sqluice.types import Contract
+from support.binomial import most_misses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,16 +83,6 @@ def repeated(generator: np.random.Generator) -> Population:
 
 FAMILIES: tuple[Family, ...] = (calibrated, miscalibrated, rare, ties, hidden, inverted, constant, repeated)
 EACH = REPLAYS // len(FAMILIES)
-
-
-def most_misses(replays: int, delta: float) -> int:
-    """The 99.9 % quantile of a binomial."""
-    total = 0.0
-    for misses in range(replays + 1):
-        total += math.comb(replays, misses) * delta**misses * (1 - delta) ** (replays - misses)
-        if total >= 0.999:
-            return misses
-    return replays
 
 
 def replay(family: Family, contract: Contract, seed: int, *, nulls: float = 0.0) -> tuple[bool, float]:
