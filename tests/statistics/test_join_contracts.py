@@ -36,7 +36,7 @@ def replay(pairs: Pairs, truth: np.ndarray, strategy: Strategy, chances: np.ndar
             pairs.labels[request.rows] = truth[request.rows]
             return len(request.rows)
         assert chances is not None
-        return chances[request.lefts]
+        return np.asarray(chances[request.lefts])
 
     return run(strategy, answer)
 

@@ -61,7 +61,7 @@ class Letters:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Float32 [n, 26]."""
         found = np.array([[text.lower().count(chr(97 + at)) + 0.01 for at in range(26)] for text in texts], np.float32)
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
 
 @pytest.fixture
