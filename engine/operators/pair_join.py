@@ -117,7 +117,7 @@ class PairJoin:
         if not self._same:
             return
         back = turned(pairs, rows)
-        back = np.unique(back[back >= 0])
+        back = np.unique(back[back >= 0])[: symmetry.FIRST_TESTED]
         if len(back) and self._ask(back[pairs.open[back]], "sample") and agree(pairs, rows):
             self._folded = Folded.of(pairs)
 

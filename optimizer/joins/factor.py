@@ -42,9 +42,6 @@ UNSURE = 0.02
 ROUNDS = 3
 """Anchors of a kind that a row is asked about beside, where one leaves too many pairs in doubt."""
 
-CHECKED = 60
-"""Pairs drawn at random that tell how well the kinds do."""
-
 FEW = 0.1
 """A share of the pairs: where the proof is expected to ask about more, rows are placed once more."""
 
@@ -73,7 +70,8 @@ def search(
     pairs: Pairs, contract: Contract, generator: np.random.Generator, most_calls: float, *, same: bool
 ) -> Strategy:
     """Find the matches; None when the block shows no kinds, or too many. With `same` input k is the same text on both
-    sides."""
+    sides. Pairs that have a label already, drawn at random, tell how well the kinds do."""
+    checked = np.flatnonzero(~pairs.open)
     lefts = generator.permutation(np.unique(pairs.left))[:BLOCK]
     rights = lefts if same else generator.permutation(np.unique(pairs.right))[:BLOCK]
     whole = np.stack(np.meshgrid(lefts, rights, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -94,17 +92,13 @@ def search(
     if needed > most_calls:
         return None
     promises = constraints_of(contract)
-    checked = np.zeros(0, np.int64)
     for at in range(ROUNDS):
         spent = yield from _place(pairs, left, right, relation, at, swapped=False, shared=shared)
         if not spent and not shared:
             spent = yield from _place(pairs, right, left, relation.T, at, swapped=True, shared=False)
-        rows = generator.permutation(np.flatnonzero(pairs.open))[:CHECKED]
-        spent = spent or (yield from _ask(pairs, rows, "sample"))
         scores = _scores(pairs, left, right, relation)
         if spent:
             return Outcome.unfinished(pairs, scores)
-        checked = np.concatenate([checked, rows])
         left_open = int(pairs.open.sum())
         foreseen = forecast(scores[checked], pairs.labels[checked], promises, left_open)
         if foreseen <= FEW * len(pairs):

@@ -8,8 +8,8 @@ import numpy as np
 
 from sqluice.optimizer.joins.pairs import NULL, UNKNOWN, Pairs
 
-TESTED = 60
-"""Pairs that are asked about both ways, before and after."""
+FIRST_TESTED, TESTED = 20, 60
+"""Pairs that are asked about both ways: of those drawn at random, and of the matches."""
 
 ASSUMING = "symmetric question"
 

@@ -48,6 +48,12 @@ def quality(pairs: Pairs, truth: np.ndarray, outcome: Outcome) -> tuple[float, f
     return right / total if total else 1.0, right / output if output else 1.0
 
 
+def draw(pairs: Pairs, truth: np.ndarray, generator: np.random.Generator) -> None:
+    """The first pairs, at random."""
+    rows = generator.permutation(len(pairs))[:64]
+    pairs.labels[rows] = truth[rows]
+
+
 def told(generator: np.random.Generator) -> tuple[Pairs, np.ndarray, Strategy]:
     """Similar pairs match; one in fifty does."""
     pairs = Pairs.all_of(np.ones(50), generator.integers(1, 4, 60))
@@ -142,8 +148,7 @@ def test_labels_cost_one_call_a_row() -> None:
     fits[np.arange(n), generator.integers(0, k, n)] = True
     chances = np.where(fits, 0.97, 0.03 / (k - 1))
     pairs = Pairs.all_of(np.ones(n), np.ones(k))
-    pilot = generator.permutation(len(pairs))[:64]
-    pairs.labels[pilot] = fits.ravel()[pilot]
+    draw(pairs, fits.ravel(), generator)
     contract = Contract(0.95, 0.95, delta=DELTA)
     outcome = replay(pairs, fits.ravel(), classify.search(pairs, contract, generator, n * k), chances)
     assert outcome is not None
@@ -159,6 +164,7 @@ def test_kinds_cost_a_call_a_row() -> None:
     of = generator.random(n) < 0.7
     truth = (of[:, None] != of[None]).ravel()
     pairs = Pairs.all_of(np.ones(n), np.ones(n))
+    draw(pairs, truth, generator)
     contract = Contract(0.95, 0.95, delta=DELTA)
     outcome = replay(pairs, truth, factor.search(pairs, contract, generator, n * n, same=True))
     assert outcome is not None
