@@ -31,6 +31,7 @@ from sqluice.optimizer.insert_cascades import COMPOSITION
 from sqluice.optimizer.rules import order_conjuncts
 from sqluice.optimizer.statistics import fingerprint, prior
 from sqluice.udfs.answers import arrow_type, sql_type
+from sqluice.udfs.spec import Spec
 from sqluice.workers.pool import LocalPool
 from sqluice.workers.registry import LoadOptions, Registry
 
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from sqluice.optimizer.plan import Cascade, Stage
     from sqluice.optimizer.statistics import Share
     from sqluice.types import Progress
-    from sqluice.udfs.spec import Spec
 
 
 LEAST_SECONDS = 1e-3
@@ -246,6 +246,14 @@ class Run:
         failed = marked(errors, len(rows))
         self.again(number, places[~fresh], n_rows[~fresh], tiers[~fresh], failed[~fresh])
         return Given(values, errors, places, tiers)
+
+    def completed(self, function: str, model: str, prompt: str, max_tokens: int) -> str:
+        """What a model writes on one prompt, for an operator of its own called `function`; empty where it writes
+        nothing."""
+        spec = Spec(function, "generate", "VARCHAR", kind="complete", model=model, max_tokens=max_tokens)
+        self.specs.append(spec)
+        given = self.answers(len(self.specs) - 1, [[prompt]], np.ones(1, np.int64))
+        return str(given.values[0].as_py() or "")
 
     def answer_rows(self, number: int, columns: Sequence[Sequence[str | None]], n: int, *, error: bool) -> pa.Array:
         """What a row-wise function returns for n rows: answers, or the texts of errors."""

@@ -16,6 +16,8 @@ from sqluice.engine.operators.pair_asking import Inputs
 from sqluice.engine.operators.pair_join import PairJoin
 from sqluice.optimizer import arrange
 from sqluice.optimizer.ast import args_of, conjunction, spec_of, sql
+from sqluice.optimizer.joins import choose, classify
+from sqluice.optimizer.joins.detect import detect
 from sqluice.optimizer.joins.pairs import Pairs
 from sqluice.optimizer.joins.sides import columns_of, pair_of, split
 from sqluice.optimizer.plan import ORDINAL, Keep
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from sqluice.engine.execution import Executor
     from sqluice.engine.run import Run
+    from sqluice.optimizer.joins.detect import Detection
     from sqluice.optimizer.joins.sides import Sides
     from sqluice.optimizer.plan import Stage
 
@@ -172,11 +175,12 @@ class Joining:
         ]
         inputs = [self._inputs(table, tuple(sorted(here))) for table, here in zip(keyed, places, strict=True)]
         links = self._links(a.columns | b.columns)
-        swapped = len(inputs[0]) < len(inputs[1])
+        detection = self._detected(number, args, places)
+        swapped = _labels_first(detection, len(inputs[0]), len(inputs[1]), places)
         left, right = (inputs[1], inputs[0]) if swapped else (inputs[0], inputs[1])
         limit = self._stage.limit
         need = None if limit is None else limit.count + limit.offset
-        operator = PairJoin(self._run, number, self._executor.cascade(number), left, right, need)
+        operator = PairJoin(self._run, number, self._executor.cascade(number), left, right, need, detection)
         pairs = self._pairs(operator, keyed, left, right, links, swapped=swapped)
         outcome = operator.decide(pairs, int(self._run.settings["ai_max_cross_calls"] or 0))
         if outcome is None:
@@ -191,6 +195,13 @@ class Joining:
         self._linking = [part for part in self._linking if not columns_of(part) <= a.columns | b.columns]
         source = f'"{matches}" AS m JOIN "{keyed[0]}" AS l ON l.__id = m.l JOIN "{keyed[1]}" AS r ON r.__id = m.r'
         return self._paired(a, b, source, links)
+
+    def _detected(self, number: int, args: list[exp.Expr], places: list[list[int]]) -> Detection:
+        """What the wording of a question of two placeholders tells."""
+        if sorted(map(len, places)) != [1, 1]:
+            return choose.UNKNOWN
+        names = [next(iter(self._sides.names[name] for name in columns_of(arg)), "") for arg in args]
+        return detect(self._run.specs[number].template, (names[0], names[1]))
 
     def _keyed(self, group: _Group, texts: list[str]) -> str:
         """The group with the number of each row's input, from 0 in the order of a hash; NULL where it has none."""
@@ -283,3 +294,12 @@ class Joining:
 
     def _sql(self, node: exp.Expr) -> str:
         return sql(self._executor.typed(node))
+
+
+def _labels_first(detection: Detection, first: int, second: int, places: list[list[int]]) -> bool:
+    """Whether the labels, those that the question names or else the side with fewer inputs, come first."""
+    if detection.kind == "label" and detection.sure:
+        named = 0 if detection.label_side in places[0] else 1
+        if (first, second)[named] <= classify.MOST_LABELS:
+            return named == 0
+    return first < second

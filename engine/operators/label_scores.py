@@ -1,16 +1,18 @@
-"""How well each of some labels fits a text, from the model that is the oracle of a semantic join: one call for many
-labels, where the join itself would take one for each."""
+"""What the oracle of a semantic join says of one side's texts: how well labels fit, or an attribute. One call a text,
+where the join itself would take one for each pair."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sqluice.engine.operators.scoring import Source
+from sqluice.engine.operators.scoring import Source, chances_of
 from sqluice.errors import ModelError
 from sqluice.optimizer.joins.classify import LABELS_AT_ONCE
+from sqluice.optimizer.joins.detect import labels_of
 from sqluice.types import Prompt
 from sqluice.udfs.ai_classify import instruction
 from sqluice.udfs.options import Options
@@ -20,6 +22,52 @@ if TYPE_CHECKING:
 
     from sqluice.engine.run import Run
     from sqluice.udfs.spec import Spec
+
+MOST_TOKENS = 16
+_WORDS = re.compile(r"\w+")
+
+
+class Attributes(Source):
+    """An attribute of texts: one of its values where they are known, else whatever the model calls it."""
+
+    def __init__(self, run: Run, spec: Spec, attribute: str) -> None:
+        self._values = labels_of(attribute)
+        named = f"In one or two words, what is the {attribute} of this text? Answer with nothing else.\n{{0}}"
+        template = instruction([(value, "") for value in self._values], Options()) + "{0}" if self._values else named
+        asked = replace(
+            spec,
+            function="AI_CLASSIFY" if self._values else "AI_COMPLETE",
+            operation="score" if self._values else "generate",
+            kind="classify" if self._values else "complete",
+            template=template,
+        )
+        super().__init__(run, asked, f"{spec.function} {attribute}")
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def calls(self) -> int:
+        """Calls so far."""
+        return self._rows
+
+    def of(self, texts: Sequence[str]) -> np.ndarray:
+        """Probabilities of the known values, float64 [k, values], or the number of the value named, float64 [k, 1]; NaN
+        where there is no answer."""
+        model, _ = self._started()
+        prompts = [Prompt(self._spec.template, (text,), "", self._spec.kind) for text in texts]
+        pool, watch = self._run.runner.pool, self._watch()
+        if self._values:
+            asked = pool.score(model, prompts, self._values, watch)
+            self._charge(asked, model)
+            return chances_of(asked.values)
+        asked = pool.generate(model, prompts, max_tokens=MOST_TOKENS, schema=None, control=watch)
+        self._charge(asked, model)
+        said: Any = asked.values
+        found = np.full((len(prompts), 1), np.nan)
+        for at, completion in enumerate(said):
+            value = "" if completion is None else " ".join(_WORDS.findall(completion.text.casefold()))
+            if value:
+                found[at, 0] = self._numbers.setdefault(value, len(self._numbers))
+        return found
 
 
 class LabelScores(Source):
@@ -66,8 +114,5 @@ class LabelScores(Source):
             self._charge(asked, model)
             if len(asked.errors) == len(prompts):
                 raise ModelError(f"no label could be scored: {next(iter(asked.errors.values()))}")
-            logs = np.asarray(asked.values, np.float64)
-            with np.errstate(invalid="ignore"):
-                weights = np.exp(logs - logs.max(axis=1, keepdims=True))
-                parts.append(weights / weights.sum(axis=1, keepdims=True))
+            parts.append(chances_of(asked.values))
         return np.concatenate(parts, axis=1)[:, self._column]

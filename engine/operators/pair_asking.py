@@ -72,7 +72,7 @@ class PairAsking:
             window = window if room is None else window[:room]
             if len(window):
                 none = np.zeros(len(window), np.int64)
-                self._keep(window, self._run.answers(self._number, self._texts(window), none, reason))
+                self._keep(window, self._run.answers(self._number, self.texts(window), none, reason))
             done += len(window)
             if len(window) < whole:
                 break
@@ -85,7 +85,7 @@ class PairAsking:
         self._tiers[rows] = given.tiers
         self._errors.update({int(rows[at]): said for at, said in given.errors.items()})
 
-    def _texts(self, rows: np.ndarray) -> list[list[str]]:
+    def texts(self, rows: np.ndarray) -> list[list[str]]:
         """The arguments of pairs, one list a placeholder."""
         both = self._left.taken(self.pairs.left[rows]) | self._right.taken(self.pairs.right[rows])
         return [both[place] for place in sorted(both)]
@@ -105,7 +105,7 @@ class PairAsking:
             labels = self.pairs.labels[window]
             values = pa.array(labels == YES, mask=labels < 0)
             errors = {at: self._errors[row] for at, row in enumerate(window.tolist()) if row in self._errors}
-            yield self._texts(window), Given(values, errors, self._places[window], self._tiers[window])
+            yield self.texts(window), Given(values, errors, self._places[window], self._tiers[window])
 
     def count(self) -> None:
         """Count the rows of the pairs that were asked about."""
@@ -143,7 +143,7 @@ class PairAsking:
             self._run.runner.stop()
             part = slice(start, start + _WINDOW)
             n_rows = self.pairs.mass[rows[part]].astype(np.int64)
-            self._run.decided(self._number, self._texts(rows[part]), n_rows, pa.array(accepted[part]), scores[part], by)
+            self._run.decided(self._number, self.texts(rows[part]), n_rows, pa.array(accepted[part]), scores[part], by)
             self._add(int(n_rows.sum()))
 
 

@@ -13,23 +13,28 @@ import numpy as np
 
 from sqluice.engine.operators.ask import measured
 from sqluice.engine.operators.candidates import nearest
-from sqluice.engine.operators.label_scores import LabelScores
+from sqluice.engine.operators.label_scores import Attributes, LabelScores
 from sqluice.engine.operators.pair_asking import PairAsking
 from sqluice.engine.operators.scoring import Embedder
 from sqluice.engine.report import CascadeReport
 from sqluice.errors import ModelError, NotSupportedError
 from sqluice.optimizer.cascade.constraints import told
-from sqluice.optimizer.joins import block, choose, classify, factor, symmetry
+from sqluice.optimizer.joins import attribute, block, choose, classify, factor, symmetry
+from sqluice.optimizer.joins.detect import MOST_SAMPLES, parse, question
 from sqluice.optimizer.joins.features import Described
-from sqluice.optimizer.joins.pairs import AskPairs, Outcome, ScoreLabels, asked_everything, run
+from sqluice.optimizer.joins.pairs import AskPairs, NameAttribute, Outcome, ScoreLabels, asked_everything, run
 from sqluice.optimizer.joins.symmetry import Folded, agree, turned
 
 if TYPE_CHECKING:
     from sqluice.engine.operators.pair_asking import Inputs
     from sqluice.engine.run import Run
     from sqluice.optimizer.joins.choose import Option
+    from sqluice.optimizer.joins.detect import Detection
     from sqluice.optimizer.joins.pairs import Pairs, Request, Strategy
     from sqluice.optimizer.plan import Cascade
+
+MOST_TOKENS = 80
+"""Of a model's opinion about a question."""
 
 WORTH = 0.5
 """A strategy that is expected to ask about more than this share of the pairs is not taken."""
@@ -40,10 +45,18 @@ class _EnoughError(Exception):
 
 
 class PairJoin:
-    """One question over two sides. `need` is how many pairs of rows are wanted, None for all."""
+    """One question over two sides. `need` is how many pairs of rows are wanted, None for all; `detection` is what the
+    wording of the question tells."""
 
     def __init__(
-        self, run: Run, number: int, cascade: Cascade | None, left: Inputs, right: Inputs, need: int | None
+        self,
+        run: Run,
+        number: int,
+        cascade: Cascade | None,
+        left: Inputs,
+        right: Inputs,
+        need: int | None,
+        detection: Detection,
     ) -> None:
         self._run = run
         self._number = number
@@ -53,7 +66,9 @@ class PairJoin:
         self._spec = run.specs[number]
         self._generator = np.random.default_rng([2, int(run.settings["ai_seed"] or 0), number])
         self._same = left.keys == right.keys
+        self._detection = detection
         self._labels: LabelScores | None = None
+        self._attributes: Attributes | None = None
         self._embedder: Embedder | None = None
         self._described: Described | None = None
         self._folded: Folded | None = None
@@ -86,6 +101,8 @@ class PairJoin:
             return self._cross(pairs, most_calls)
         if not pairs.unlisted:
             self._draw(pairs)
+        if not exact and not self._detection.sure and len(self._left.places) == len(self._right.places) == 1:
+            self._detection = self._opinion(pairs) or self._detection
         facts = self._facts(pairs)
         if self._need is not None and (facts.share or 0) * WORTH > self._need / choose.TO_BEGIN:
             return self._cross(pairs, most_calls)  # in any order: matches are frequent
@@ -107,7 +124,8 @@ class PairJoin:
             share = min(share, 1 / max(min(pairs.lefts, pairs.rights), 1))
         lengths = list(map(len, self._right.lines))
         length = float(np.mean(lengths)) if lengths else 0.0
-        return choose.Facts(pairs.lefts, pairs.rights, len(pairs) + int(pairs.unlisted), share, length, self._same)
+        n = len(pairs) + int(pairs.unlisted)
+        return choose.Facts(pairs.lefts, pairs.rights, n, share, length, self._same, self._detection)
 
     def _draw(self, pairs: Pairs) -> None:
         """The first pairs, at random. Where both sides hold the same texts, some of them both ways: a question that
@@ -120,6 +138,21 @@ class PairJoin:
         back = np.unique(back[back >= 0])[: symmetry.FIRST_TESTED]
         if len(back) and self._ask(back[pairs.open[back]], "sample") and agree(pairs, rows):
             self._folded = Folded.of(pairs)
+
+    def _opinion(self, pairs: Pairs) -> Detection | None:
+        """What the oracle's model says of the question, where it writes texts; None where that is nothing of use."""
+        if not callable(getattr(self.asking.asker.model, "generate", None)):
+            return None
+        samples = [
+            (texts[0], texts[1])
+            for texts in zip(*self.asking.texts(np.flatnonzero(~pairs.open)[:MOST_SAMPLES]), strict=True)
+        ]
+        prompt = question(self._spec.template, samples)
+        function, model = f"{self._spec.function} detector", self._run.uri(self._spec)
+        try:
+            return parse(self._run.completed(function, model, prompt, MOST_TOKENS))
+        except ModelError:
+            return None
 
     def _tried(self, option: Option) -> Outcome | None:
         """What a strategy comes to; None where it would not do."""
@@ -155,6 +188,8 @@ class PairJoin:
         most = WORTH * len(pairs)
         if option.name == "classify":
             return classify.search(pairs, contract, generator, most)
+        if option.name == choose.BY_ATTRIBUTE:
+            return attribute.search(pairs, contract, generator, most, self._detection, same=self._same)
         if option.name == "factor":
             return factor.search(pairs, contract, generator, most, same=self._same)
         features, prior = self._descriptions().of_pairs(pairs, self._run.runner.stop)
@@ -183,6 +218,11 @@ class PairJoin:
             done = self._ask(rows, request.reason)
             self._folded.pairs.labels[request.rows[:done]] = self._folded.whole.labels[rows[:done]]
             return done
+        if isinstance(request, NameAttribute):
+            if self._attributes is None:
+                self._attributes = Attributes(self._run, self._spec, request.attribute)
+            lines = (self._right if request.side else self._left).lines
+            return self._attributes.of([lines[at] for at in request.inputs.tolist()])
         assert isinstance(request, ScoreLabels)
         if self._labels is None:
             self._labels = LabelScores(self._run, self._spec, self._left.places, self._right.lines)
@@ -221,7 +261,7 @@ class PairJoin:
         contract, labels, n = told(self._cascade.contract), asking.labels, len(pairs) + int(pairs.unlisted)
         calls = asking.asker.calls
         usd = measured(asking.asker.op, calls)
-        paid = sum(one.usd for one in (self._labels, self._embedder) if one is not None)
+        paid = sum(one.usd for one in (self._labels, self._attributes, self._embedder) if one is not None)
         sure = f"{contract}, {labels:,} labels"
         if outcome.assuming:
             sure = f"assuming {outcome.assuming}; {sure}"

@@ -287,6 +287,14 @@ class Embedder(Source):
         return found
 
 
+def chances_of(scores: Any) -> np.ndarray:
+    """Probabilities from log scores, float64 [n, k], NaN in rows with a NaN."""
+    logs = np.asarray(scores, np.float64)
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
 class _Proxy(Source):
     """What a cheaper model says."""
 
@@ -300,8 +308,4 @@ class _Proxy(Source):
         prompts = [Prompt(spec.template, row, "", spec.kind) for row in zip(*texts, strict=True)]
         asked = self._run.runner.pool.score(model, prompts, spec.choices, self._watch())
         self._charge(asked, model)
-        values: Any = asked.values
-        logs = np.asarray(values, np.float64)
-        with np.errstate(invalid="ignore"):
-            weights = np.exp(logs - logs.max(axis=1, keepdims=True))
-            return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+        return chances_of(asked.values)

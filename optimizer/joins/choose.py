@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqluice.optimizer.joins import classify, factor
+from sqluice.optimizer.joins import attribute, classify, factor
+from sqluice.optimizer.joins.detect import Detection
 from sqluice.types import Contract
 
 LEAST_PAIRS = 1000
@@ -16,6 +17,8 @@ PILOT = 64
 DENSE = 3
 """Matches in the pilot from which on a join is not sparse."""
 
+BY_ATTRIBUTE = "factor by attribute"
+
 EXACT = Contract(recall=0.999, precision=0.999, delta=0.05)
 """What pairs are ranked by where the best ones are wanted first and all of them are to be true."""
 
@@ -23,11 +26,14 @@ PER_MATCH, TO_BEGIN = 5.0, 1000.0
 """What ranking costs: calls a match, and calls to begin with."""
 
 
+UNKNOWN = Detection("match", None, None, None, sure=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of a join: distinct inputs of the side with more of them and of the other, pairs after all cheap
-    conditions, the expected share of matches (None: unknown), mean characters of the right side's values, and whether
-    both sides hold the same texts."""
+    conditions, the expected share of matches (None: unknown), mean characters of the right side's values, whether both
+    sides hold the same texts, and what the prompt's wording tells."""
 
     lefts: int
     rights: int
@@ -35,6 +41,7 @@ class Facts:
     share: float | None = None
     label_length: float = 0.0
     same: bool = False
+    detection: Detection = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ def options(facts: Facts, *, approximate: bool) -> list[Option]:
     found = [
         Option("classify", classify.calls(facts.lefts, facts.rights), why_not=_no_labels(facts)),
         Option("factor", factor.calls(facts.lefts, facts.rights, same=facts.same), why_not=_no_kinds(facts)),
+        Option(BY_ATTRIBUTE, attribute.calls(facts.lefts, facts.rights, same=facts.same), why_not=_no_attribute(facts)),
         Option("block", min(TO_BEGIN + PER_MATCH * share * facts.pairs, facts.pairs), why_not=_no_ranking(facts)),
         Option("cross", facts.pairs, recall="1"),
     ]
@@ -76,7 +84,15 @@ def _no_labels(facts: Facts) -> str:
         return f"{facts.rights:,} values are too many labels"
     if facts.label_length > classify.LONGEST_LABEL:
         return "the values are too long for labels"
+    if facts.detection.kind == "match" and facts.detection.sure and facts.rights > classify.LABELS_AT_ONCE:
+        return "the question compares two texts"
     return ""
+
+
+def _no_attribute(facts: Facts) -> str:
+    if facts.detection.kind != "attribute":
+        return "the question names no attribute of both sides"
+    return "too few rows" if min(facts.lefts, facts.rights) < 2 * factor.BLOCK else ""
 
 
 def _no_kinds(facts: Facts) -> str:

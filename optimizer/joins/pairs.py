@@ -94,7 +94,18 @@ class ScoreLabels:
     lefts: np.ndarray
 
 
-Request: TypeAlias = AskPairs | ScoreLabels
+@dataclass(frozen=True, slots=True)
+class NameAttribute:
+    """Ask for an attribute of some inputs of a side (0: left, 1: right), int [k]. Where the attribute has a closed set
+    of values their probabilities are sent back, float [k, values], else float [k, 1] numbers, equal for equal values;
+    NaN where there is no answer."""
+
+    side: int
+    inputs: np.ndarray
+    attribute: str
+
+
+Request: TypeAlias = AskPairs | ScoreLabels | NameAttribute
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +195,7 @@ __all__ = [
     "UNKNOWN",
     "YES",
     "AskPairs",
+    "NameAttribute",
     "Outcome",
     "Pairs",
     "Request",

@@ -51,12 +51,14 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Sides:
     """A stage's source in parts, which name the groups' columns: `linking` conditions without questions over several
-    groups, `filters` with questions, and `outputs`, the stage's columns."""
+    groups, `filters` with questions, and `outputs`, the stage's columns. `names` are those of the groups' columns in
+    the tables they come from."""
 
     groups: tuple[Group, ...]
     linking: tuple[exp.Expr, ...]
     filters: tuple[exp.Expr, ...]
     outputs: dict[str, exp.Expr]
+    names: dict[str, str]
 
 
 def split(stage: Stage) -> Sides | None:
@@ -95,7 +97,7 @@ def split(stage: Stage) -> Sides | None:
     linking = tuple(rename(part) for part in parts if len(_owners(part, groups)) > 1)
     filters = tuple(_over(predicate, outputs) for predicate in stage.filters)
     made = tuple(_group(source, items, names, group, parts, groups, renamed) for group in groups)
-    return Sides(made, linking, filters, outputs)
+    return Sides(made, linking, filters, outputs, {name: key[1] for key, name in renamed.items()})
 
 
 def pair_of(site: exp.Expr, groups: Iterable[frozenset[str]]) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sqluice.optimizer.joins import block, classify, factor
-from sqluice.optimizer.joins.pairs import AskPairs, Pairs, run
+from sqluice.optimizer.joins.pairs import AskPairs, Pairs, ScoreLabels, run
 from sqluice.types import Contract
 from support.binomial import most_misses
 
@@ -35,6 +35,7 @@ def replay(pairs: Pairs, truth: np.ndarray, strategy: Strategy, chances: np.ndar
             assert len(np.unique(request.rows)) == len(request.rows)
             pairs.labels[request.rows] = truth[request.rows]
             return len(request.rows)
+        assert isinstance(request, ScoreLabels)
         assert chances is not None
         return np.asarray(chances[request.lefts])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sqluice
-from sqluice.types import ModelInfo
+from sqluice.types import Completion, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -228,6 +228,34 @@ def test_kinds_of_rows_and_each_unordered_pair_once(con: Connection) -> None:
     assert "symmetric question" in report.label
     assert len(oracle.asked) == len(set(oracle.asked)) <= 150 * 5
     assert set(rows) == {(a, b) for a in range(150) for b in range(150) if (a % 3 == 0) != (b % 3 == 0)}
+
+
+def test_an_attribute_that_the_question_names(con: Connection) -> None:
+    """Too many kinds for anchors, but the model can name them; and what it names wrongly is repaired."""
+    generator = np.random.default_rng(6)
+    countries = [f"land{at}" for at in range(12)]
+    of = generator.choice(countries, 240)
+
+    class Naming(NoLabels):
+        named = 0
+
+        def generate(
+            self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
+        ) -> list[Completion]:
+            self.named += len(prompts)
+            return [Completion(f" {prompt.args[0].split()[-1].upper()}.", "stop") for prompt in prompts]
+
+    oracle = Naming(lambda a, b: a.split()[-1] == b.split()[-1])
+    con.register_model("oracle", oracle)
+    table(con, "t", [f"firm {at} of {country}" for at, country in enumerate(of)])
+    rows, report = run(
+        con, "SELECT a.i, b.i FROM t a JOIN t b ON AI_FILTER(PROMPT('Are {0} and {1} in the same country?', a.s, b.s))"
+    )
+    assert scorer(report) == "factor by attribute"
+    assert oracle.named == 240
+    assert len(oracle.asked) < 240 * 240 / 20
+    true = {(a, b) for a in range(240) for b in range(240) if of[a] == of[b]}
+    assert len(set(rows) & true) >= 0.95 * max(len(true), len(set(rows)))
 
 
 def test_a_question_that_tells_its_sides_apart_is_asked_both_ways(con: Connection) -> None:
