@@ -26,7 +26,7 @@ from sqluice.engine.operators.ask import marked
 from sqluice.engine.operators.cascade import FIRST_LOOK, LEAST_INPUTS, Cascading, may_begin, may_pay, not_begun
 from sqluice.engine.operators.filtering import Filtering
 from sqluice.engine.operators.inputs import Inputs
-from sqluice.engine.operators.joining import Joining
+from sqluice.engine.operators.joining import MAX_PAIR_ROWS, Joining
 from sqluice.engine.operators.pair_join import too_many
 from sqluice.engine.operators.top_k import TopK
 from sqluice.errors import NotSupportedError
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 WINDOW_ROWS = 16_384
 WINDOW_BYTES = 64 << 20
 MOST_JOINED = 4
-MAX_PAIR_ROWS = 100_000_000
 
 
 class _Window:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sqluice.engine.operators.pair_asking import Inputs
-from sqluice.engine.operators.pair_join import PairJoin
+from sqluice.engine.operators.pair_join import PairJoin, too_many
+from sqluice.errors import NotSupportedError
 from sqluice.optimizer import arrange
 from sqluice.optimizer.ast import args_of, conjunction, spec_of, sql
 from sqluice.optimizer.joins import choose, classify
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 8_000_000
 """Pairs of inputs that are listed; of more only the most similar ones are."""
+
+MOST_COUNTED = 2_000_000_000
+"""Pairs of rows on which conditions are tried to see whether few are left."""
+
+MAX_PAIR_ROWS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +96,13 @@ class Joining:
                 continue
             predicate, a, b = found
             joined = self._joined(predicate, groups[a], groups[b])
-            if joined is None:
+            if joined is None and self._stage.limit is not None:
                 self._forget()
                 return None
-            self._filters.remove(predicate)
+            if joined is None:
+                joined = self._crossed(groups[a], groups[b])
+            else:
+                self._filters.remove(predicate)
             rest = [group for at, group in enumerate(groups) if at not in (a, b)]
             groups = [self._filtered(joined), *rest]
         return self._finished(groups[0])
@@ -148,6 +157,9 @@ class Joining:
         """All pairs of two groups that meet the conditions between them."""
         columns = a.columns | b.columns
         links = self._links(columns)
+        rows = self._executor.count(a.table) * self._executor.count(b.table)
+        if links == "true" and rows > MAX_PAIR_ROWS:
+            raise NotSupportedError(too_many(f"{rows:,} pairs of rows"))
         self._linking = [part for part in self._linking if not columns_of(part) <= columns]
         return self._paired(a, b, f'"{a.table}" AS l CROSS JOIN "{b.table}" AS r', links)
 
@@ -188,7 +200,7 @@ class Joining:
                 self._executor.remember(number, asked, given)
             return None
         if need is None:
-            self._count_nulls(number, keyed, pairs, links)
+            self._count_nulls(number, keyed, links)
         rows = np.flatnonzero(outcome.accepted)
         found = (pairs.right[rows], pairs.left[rows]) if swapped else (pairs.left[rows], pairs.right[rows])
         matches = self._matches(*found)
@@ -227,10 +239,9 @@ class Joining:
     ) -> Pairs:
         """The pairs that meet the conditions between the sides; of too many the most similar ones."""
         n, m = len(left), len(right)
-        listed = n * m <= MOST_LISTED
-        if listed and links == "true":
+        if links == "true" and n * m <= MOST_LISTED:
             return Pairs.all_of(left.n_rows, right.n_rows)
-        if listed:
+        if links != "true" and (n * m <= MOST_LISTED or self._are_few(keyed, links)):
             return Pairs.of(n, m, *self._linked(keyed, links, swapped=swapped))
         a, b = operator.nearest()
         if links != "true":
@@ -238,6 +249,13 @@ class Joining:
         else:
             mass = (left.n_rows[a] * right.n_rows[b]).astype(float)
         return Pairs.of(n, m, a, b, mass, float(n * m - len(a)))
+
+    def _are_few(self, keyed: list[str], links: str) -> bool:
+        """Whether conditions leave no more pairs of rows than are listed; not looked at where that would take long."""
+        if self._executor.count(keyed[0]) * self._executor.count(keyed[1]) > MOST_COUNTED:
+            return False
+        pairs = f'SELECT 1 FROM "{keyed[0]}" AS l CROSS JOIN "{keyed[1]}" AS r WHERE {links} LIMIT {MOST_LISTED + 1}'
+        return self._executor.row(f"SELECT count(*) FROM ({pairs}) AS q")[0] <= MOST_LISTED
 
     def _linked(
         self, keyed: list[str], links: str, *, swapped: bool, among: tuple[np.ndarray, np.ndarray] | None = None
@@ -261,15 +279,18 @@ class Joining:
         a, b, mass = (rows.column(at).to_numpy() for at in range(3))
         return a.astype(np.int32), b.astype(np.int32), mass.astype(float)
 
-    def _count_nulls(self, number: int, keyed: list[str], pairs: Pairs, links: str) -> None:
+    def _count_nulls(self, number: int, keyed: list[str], links: str) -> None:
         """Pairs of rows of which one argument is NULL have no answer and bring no input."""
-        if links == "true":
-            total = self._executor.count(keyed[0]) * self._executor.count(keyed[1])
-        else:
-            (total,) = self._executor.row(
-                f'SELECT count(*) FROM "{keyed[0]}" AS l CROSS JOIN "{keyed[1]}" AS r WHERE {links}'
+        rows = [self._executor.row(f'SELECT count(*), count(__id) FROM "{table}"') for table in keyed]
+        (n, a), (m, b) = rows
+        if n == a and m == b:
+            return
+        nulls = n * m - a * b
+        if links != "true":
+            (nulls,) = self._executor.row(
+                f'SELECT count(*) FROM "{keyed[0]}" AS l CROSS JOIN "{keyed[1]}" AS r '
+                f"WHERE (l.__id IS NULL OR r.__id IS NULL) AND ({links})"
             )
-        nulls = total - int(pairs.mass.sum())
         op = self._run.op(number)
         op.rows_in += nulls
         op.rows_out += nulls

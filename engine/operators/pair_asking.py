@@ -61,20 +61,21 @@ class PairAsking:
         self._tiers = np.zeros(len(pairs), np.uint8)
         self._errors: dict[int, str] = {}
 
-    def ask(self, rows: np.ndarray, reason: str) -> int:
-        """Ask the oracle about pairs; how many were answered before a budget was spent."""
+    def ask(self, rows: np.ndarray, reason: str, *, whole: bool = False) -> int:
+        """Ask the oracle about pairs; how many were answered before a budget was spent. With `whole` the others are
+        NULL then, as rows are that a budget leaves out."""
         done = 0
         for start in range(0, len(rows), _WINDOW):
             self._run.runner.stop()
             window = rows[start : start + _WINDOW]
-            room = self.asker.room()
-            whole = len(window)
+            room = None if whole else self.asker.room()
+            wanted = len(window)
             window = window if room is None else window[:room]
             if len(window):
                 none = np.zeros(len(window), np.int64)
                 self._keep(window, self._run.answers(self._number, self.texts(window), none, reason))
             done += len(window)
-            if len(window) < whole:
+            if len(window) < wanted:
                 break
         return done
 

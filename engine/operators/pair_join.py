@@ -85,8 +85,8 @@ class PairJoin:
         return self._asking
 
     def decide(self, pairs: Pairs, most_calls: int) -> Outcome | None:
-        """Which pairs match; None where a filter of the listed pairs is left to do it. `NotSupportedError` where every
-        pair would have to be asked about and those are more than `most_calls`."""
+        """Which pairs match; None where a filter of all pairs is left to do it. `NotSupportedError` where every pair
+        would have to be asked about and those are more than `most_calls`."""
         self._asking = PairAsking(self._run, self._number, self._left, self._right, pairs)
         self.asking.asker.watch.total = None
         try:
@@ -97,7 +97,9 @@ class PairJoin:
 
     def _decide(self, pairs: Pairs, most_calls: int) -> Outcome | None:
         exact = self._cascade is None
-        if len(pairs) < choose.LEAST_PAIRS or (exact and self._need is None):
+        if self._need == 0:
+            raise _EnoughError
+        if len(pairs) + pairs.unlisted < choose.LEAST_PAIRS or (exact and self._need is None):
             return self._cross(pairs, most_calls)
         if not pairs.unlisted:
             self._draw(pairs)
@@ -112,9 +114,7 @@ class PairJoin:
             outcome = self._tried(option)
             if outcome is not None:
                 return self._cross(pairs, most_calls) if exact else self._finished(option.name, outcome)
-        if pairs.unlisted:
-            raise NotSupportedError(too_many(f"{len(pairs) + pairs.unlisted:,.0f} calls"))
-        return self._cross(pairs, most_calls) if exact else None
+        return self._cross(pairs, most_calls) if exact or pairs.unlisted else None
 
     def _facts(self, pairs: Pairs) -> choose.Facts:
         known = pairs.labels[pairs.labels >= 0]
@@ -132,7 +132,7 @@ class PairJoin:
         does not tell its sides apart is then asked about each unordered pair once."""
         rows = np.sort(self._generator.permutation(len(pairs))[: choose.PILOT])
         self._ask(rows, "sample")
-        if not self._same:
+        if not self._same or self._cascade is None:
             return
         back = turned(pairs, rows)
         back = np.unique(back[back >= 0])[: symmetry.FIRST_TESTED]
@@ -176,7 +176,7 @@ class PairJoin:
         self._ask(np.unique(back[whole.open[back]]), "sample")
         if not agree(whole, tested):
             return self._tried(option)
-        inferred = np.flatnonzero(whole.open & ~folded.pairs.open[folded.place])
+        inferred = np.flatnonzero(whole.open & (folded.pairs.labels[folded.place] >= 0))
         whole.labels[inferred] = folded.pairs.labels[folded.place[inferred]]
         assuming = ", ".join(filter(None, [outcome.assuming, symmetry.ASSUMING]))
         return outcome.spread(folded.place, whole, assuming)
@@ -228,14 +228,15 @@ class PairJoin:
             self._labels = LabelScores(self._run, self._spec, self._left.places, self._right.lines)
         return self._labels.of(self._left.texts, request.lefts)
 
-    def _ask(self, rows: np.ndarray, reason: str) -> int:
-        done = self.asking.ask(rows, reason)
+    def _ask(self, rows: np.ndarray, reason: str, *, whole: bool = False) -> int:
+        done = self.asking.ask(rows, reason, whole=whole)
         if self._need is not None and self.asking.pairs.found >= self._need:
             raise _EnoughError
         return done
 
-    def _cross(self, pairs: Pairs, most_calls: int) -> Outcome:
-        """Ask about every pair, a few at a time where not all are wanted."""
+    def _cross(self, pairs: Pairs, most_calls: int) -> Outcome | None:
+        """Ask about every pair, a few at a time where not all are wanted. None where those listed are not all, and too
+        few of them match."""
         rows = np.flatnonzero(pairs.open)
         if len(rows) + pairs.unlisted > most_calls and self._need is None:
             raise NotSupportedError(too_many(f"{len(rows) + pairs.unlisted:,.0f} calls"))
@@ -248,7 +249,9 @@ class PairJoin:
         for start in range(0, len(rows), max(step, 1)):
             if asked > most_calls:
                 raise NotSupportedError(too_many(f"more than {most_calls:,} calls"))
-            asked += self._ask(rows[start : start + step], "exact")
+            asked += self._ask(rows[start : start + step], "exact", whole=True)
+        if pairs.unlisted:
+            return None
         self.asking.count()
         return asked_everything(pairs)
 

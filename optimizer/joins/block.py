@@ -7,9 +7,10 @@
 3. Among the candidates a learner bounds what is missed (`cascade/learner.py`, no row is accepted without a label): a
    finite-sample proof without assumptions.
 4. Below the cut lie too many pairs to prove anything (Lewis et al., "Certifying one-phase technology-assisted
-   reviews", 2021, is about the same in reviews of documents): assumed is that the match rate falls with the score,
-   so that all the ranks beyond K hold no more matches than the ranks from K/2 to K. A third spread, beyond K, tests
-   that; where it finds a match, or the half found too many, K grows and the proof is made again.
+   reviews", 2021, is about the same in reviews of documents). That the match rate falls with the score would not do: a
+   rate of one in ten thousand, however constant, is many matches among millions. Assumed is that matches thin out so
+   fast that all the ranks beyond K hold no more of them, in pairs of rows, than the ranks from K/2 to K. A third
+   spread, beyond K, tests that; where it finds a match, or the half found too many, K grows and the proof is made anew.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sqluice.optimizer.cascade.betting import draw
 from sqluice.optimizer.cascade.constraints import Constraint
 from sqluice.optimizer.cascade.learner import REJECT, Learner
 from sqluice.optimizer.cascade.logistic import logistic
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from sqluice.optimizer.joins.pairs import Pairs, Request, Strategy
     from sqluice.types import Contract
 
-ASSUMING = "monotone score"
+ASSUMING = "monotone score, thinning out beyond rank {cut:,}"
 BUDGET, NO_MATCHES = "budget", "no match found"
 
 FIRST_SPREAD, SECOND_SPREAD, AUDIT = 150, 200, 100
@@ -91,15 +93,18 @@ def search(
         missed = _missed(verdict, ranking.pairs) + left
         surprise = False
         if not whole:
-            for below in (order[cut:], _by_prior(ranking, order[cut:])):
-                audit = yield from _spread(pairs, below, AUDIT // 2, 1, generator)
-                if audit is None:
-                    return ranking.outcome(certified=False, reason=BUDGET)
-                surprise |= audit > 0
+            audit = yield from _audited(ranking, order[cut:], generator)
+            if audit is None:
+                return ranking.outcome(certified=False, reason=BUDGET)
+            surprise = audit
         if missed <= missed_at_most(contract, pairs.found) and not surprise:
             reached = {"recall": pairs.found / (pairs.found + missed) if missed else 1.0, "precision": 1.0}
             return ranking.outcome(
-                certified=True, assuming="" if whole else ASSUMING, reached=reached, order=order, cut=cut
+                certified=True,
+                assuming="" if whole else ASSUMING.format(cut=cut),
+                reached=reached,
+                order=order,
+                cut=cut,
             )
         deepest = 2 * cut
     return ranking.outcome(certified=False, reason="score not monotone")
@@ -211,6 +216,26 @@ def _spread(
         return None
     hits = places[pairs.labels[rows] == YES]
     return int(hits.max()) + 1 if len(hits) else 0
+
+
+def _audited(
+    ranking: _Ranking, below: np.ndarray, generator: np.random.Generator
+) -> Generator[Request, int, bool | None]:
+    """Whether there is a match among pairs below the cut: some by the score, some by similarity alone, some at random
+    by the rows they stand for; None when the budget is spent."""
+    pairs, found = ranking.pairs, False
+    for order in (below, _by_prior(ranking, below)):
+        depth = yield from _spread(pairs, order, AUDIT // 2, 1, generator)
+        if depth is None:
+            return None
+        found |= depth > 0
+    rows = below[pairs.open[below]]
+    if len(rows):
+        taken, _ = draw(pairs.mass[rows], min(AUDIT, len(rows)), generator)
+        if (yield AskPairs(rows[taken], "sample")) < len(taken):
+            return None
+        found |= bool((pairs.labels[rows[taken]] == YES).any())
+    return found
 
 
 def _proven(

@@ -208,7 +208,10 @@ def _place(
     if shared:
         inputs = np.union1d(inputs, pairs.right)
     todo = np.setdiff1d(inputs, np.concatenate([np.array(its, int) for its in side.members]))
-    for kind in _anchors(relation):
+    anchors = _anchors(relation)
+    if not anchors:  # kinds that match alike are one
+        side.votes[todo, int(np.argmax(list(map(len, side.members))))] = 1.0
+    for kind in anchors:
         rows = _beside(pairs, todo, other.members[kind][number:], swapped=swapped, shared=shared)
         if (yield from _ask(pairs, np.unique(rows[rows >= 0]), "uncertain")):
             return True
