@@ -20,9 +20,10 @@ SIGNATURES = (
     "AI_FILTER('instruction', column [, options])",
     "AI_FILTER(PROMPT('..{0}..', a) [, options])",
 )
-OPTIONS = ("model", *CONTRACT, "errors")
+OPTIONS = ("model", *CONTRACT, "equivalence", "errors")
 
 YES_NO = ("yes", "no")
+_SHORTCUT = (("equivalence", True),)
 
 
 def bind(args: Sequence[Arg]) -> Bound:
@@ -37,7 +38,7 @@ def bind(args: Sequence[Arg]) -> Bound:
         choices=YES_NO,
         model=options.model,
         errors=options.errors,
-        options=options.contract,
+        options=(*options.contract, *_SHORTCUT) if options.equivalence else options.contract,
     )
     return Bound(spec, prompt.args)
 

@@ -38,6 +38,7 @@ class Options:
     max_tokens: int = MAX_TOKENS
     multi: bool = False
     task: str | None = None
+    equivalence: bool = False
     contract: tuple[tuple[str, OptionValue], ...] = ()
 
 
@@ -216,6 +217,7 @@ def _is_dict(value: object) -> bool:
 _FIELDS = {
     "model": "model",
     "errors": "errors",
+    "equivalence": "equivalence",
     "scale": "scale",
     "max_tokens": "max_tokens",
     "output_mode": "multi",
@@ -227,6 +229,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "budget": _budget,
     "model": _text,
     "errors": _flag,
+    "equivalence": _flag,
     "scale": _scale,
     "max_tokens": _count,
     "temperature": _temperature,

@@ -9,6 +9,7 @@ import numpy as np
 
 from sqluice.engine.operators.ask import HEAD, PROXY, RULE, Routing, marked
 from sqluice.engine.run import Given
+from sqluice.optimizer.joins.equivalence import Equivalence
 from sqluice.optimizer.joins.pairs import NULL, YES
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ MOST_TRACED = 100_000
 counted."""
 
 _WINDOW = 4096
+_FEW = 128
+"""Pairs asked about at once where later answers may follow from theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,48 @@ class PairAsking:
         self._places = np.full(len(pairs), -1, np.int64)
         self._tiers = np.zeros(len(pairs), np.uint8)
         self._errors: dict[int, str] = {}
+        self._equivalence: Equivalence | None = None
+        self._shift = 0
+
+    def infer(self, *, same: bool) -> None:
+        """From now on answers may follow from others, since the question is an equivalence; `same` where input k is the
+        same on both sides."""
+        self._shift = 0 if same else self.pairs.lefts
+        self._equivalence = Equivalence(self.pairs.lefts + self.pairs.rights)
 
     def ask(self, rows: np.ndarray, reason: str, *, whole: bool = False) -> int:
-        """Ask the oracle about pairs; how many were answered before a budget was spent. With `whole` the others are
-        NULL then, as rows are that a budget leaves out."""
+        """Ask the oracle about pairs whose answers do not follow from others; how many have one before a budget is
+        spent. With `whole` the others are NULL then, as rows are that a budget leaves out."""
+        if self._equivalence is None:
+            return self._ask(rows, reason, whole=whole)
+        done = 0
+        for start in range(0, len(rows), _FEW):
+            window = rows[start : start + _FEW]
+            told = np.array([self._follows(row) for row in window.tolist()], np.int8)
+            self.pairs.labels[window[told >= 0]] = told[told >= 0]
+            asked = window[told < 0]
+            answered = self._ask(asked, reason, whole=whole)
+            for row in asked[:answered].tolist():
+                self._learn(row)
+            done += len(window) - len(asked) + answered
+            if answered < len(asked):
+                break
+        return done
+
+    def _follows(self, row: int) -> int:
+        """The answer to a pair as far as it follows from others, else -1."""
+        assert self._equivalence is not None
+        equal = self._equivalence.follows(int(self.pairs.left[row]), int(self.pairs.right[row]) + self._shift)
+        return -1 if equal is None else int(equal)
+
+    def _learn(self, row: int) -> None:
+        assert self._equivalence is not None
+        label = int(self.pairs.labels[row])
+        if label != NULL:
+            left, right = int(self.pairs.left[row]), int(self.pairs.right[row]) + self._shift
+            self._equivalence.learn(left, right, equal=label == YES)
+
+    def _ask(self, rows: np.ndarray, reason: str, *, whole: bool) -> int:
         done = 0
         for start in range(0, len(rows), _WINDOW):
             self._run.runner.stop()

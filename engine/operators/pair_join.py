@@ -19,7 +19,7 @@ from sqluice.engine.operators.scoring import Embedder
 from sqluice.engine.report import CascadeReport
 from sqluice.errors import ModelError, NotSupportedError
 from sqluice.optimizer.cascade.constraints import told
-from sqluice.optimizer.joins import attribute, block, choose, classify, factor, symmetry
+from sqluice.optimizer.joins import attribute, block, choose, classify, equivalence, factor, symmetry
 from sqluice.optimizer.joins.detect import MOST_SAMPLES, parse, question
 from sqluice.optimizer.joins.features import Described
 from sqluice.optimizer.joins.pairs import AskPairs, NameAttribute, Outcome, ScoreLabels, asked_everything, run
@@ -103,6 +103,9 @@ class PairJoin:
             return self._cross(pairs, most_calls)
         if not pairs.unlisted:
             self._draw(pairs)
+        shortcut = not exact and ("equivalence", True) in self._spec.options
+        if shortcut:
+            self.asking.infer(same=self._same)
         if not exact and not self._detection.sure and len(self._left.places) == len(self._right.places) == 1:
             self._detection = self._opinion(pairs) or self._detection
         facts = self._facts(pairs)
@@ -112,6 +115,8 @@ class PairJoin:
             if option.why_not or option.name == "cross" or (exact and option.name != "block"):
                 continue
             outcome = self._tried(option)
+            if outcome is not None and shortcut:
+                outcome = outcome.assuming_too(equivalence.ASSUMING)
             if outcome is not None:
                 return self._cross(pairs, most_calls) if exact else self._finished(option.name, outcome)
         return self._cross(pairs, most_calls) if exact or pairs.unlisted else None
@@ -178,8 +183,7 @@ class PairJoin:
             return self._tried(option)
         inferred = np.flatnonzero(whole.open & (folded.pairs.labels[folded.place] >= 0))
         whole.labels[inferred] = folded.pairs.labels[folded.place[inferred]]
-        assuming = ", ".join(filter(None, [outcome.assuming, symmetry.ASSUMING]))
-        return outcome.spread(folded.place, whole, assuming)
+        return outcome.spread(folded.place, whole).assuming_too(symmetry.ASSUMING)
 
     def _strategy(self, option: Option, pairs: Pairs) -> Strategy:
         assert self._cascade is not None or self._need is not None

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sqluice.types import Contract
 
 ASSUMING = "monotone score, thinning out beyond rank {cut:,}"
+UNLISTED = "no match beyond the most similar pairs"
 BUDGET, NO_MATCHES = "budget", "no match found"
 
 FIRST_SPREAD, SECOND_SPREAD, AUDIT = 150, 200, 100
@@ -101,7 +102,7 @@ def search(
             reached = {"recall": pairs.found / (pairs.found + missed) if missed else 1.0, "precision": 1.0}
             return ranking.outcome(
                 certified=True,
-                assuming="" if whole else ASSUMING.format(cut=cut),
+                assuming=_assumed(pairs, cut, whole=whole),
                 reached=reached,
                 order=order,
                 cut=cut,
@@ -260,6 +261,12 @@ def _proven(
             return None
         learner.tell(pairs.labels[rows[wanted]])
     return learner.verdict()
+
+
+def _assumed(pairs: Pairs, cut: int, *, whole: bool) -> str:
+    if whole:
+        return ""
+    return ASSUMING.format(cut=cut) + (f", {UNLISTED}" if pairs.unlisted else "")
 
 
 def _by_prior(ranking: _Ranking, below: np.ndarray) -> np.ndarray:

@@ -126,10 +126,14 @@ class Outcome:
     cut: float = np.nan
     pruned: float = 0.0
 
-    def spread(self, place: np.ndarray, whole: Pairs, assuming: str) -> Outcome:
+    def assuming_too(self, what: str) -> Outcome:
+        """The same, resting on one thing more."""
+        return replace(self, assuming=", ".join(filter(None, [self.assuming, what])))
+
+    def spread(self, place: np.ndarray, whole: Pairs) -> Outcome:
         """The same for the pairs `whole`, of which each went to `place`, int64 [n]."""
         accepted = np.where(whole.open, self.accepted[place], whole.labels == YES)
-        return replace(self, accepted=accepted, scores=self.scores[place], assuming=assuming)
+        return replace(self, accepted=accepted, scores=self.scores[place])
 
     @classmethod
     def unfinished(cls, pairs: Pairs, scores: np.ndarray) -> Outcome:

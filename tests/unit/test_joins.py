@@ -230,6 +230,29 @@ def test_kinds_of_rows_and_each_unordered_pair_once(con: Connection) -> None:
     assert set(rows) == {(a, b) for a in range(150) for b in range(150) if (a % 3 == 0) != (b % 3 == 0)}
 
 
+@pytest.mark.parametrize("selfjoin", [True, False])
+def test_equals_of_equals_are_equal_where_that_is_asked_for(con: Connection, *, selfjoin: bool) -> None:
+    """Clusters of six names for the same thing."""
+    oracle = NoLabels(lambda a, b: a.split()[0] == b.split()[0])
+    con.register_model("oracle", oracle)
+    generator = np.random.default_rng(8)
+    words = ["".join(generator.choice(list("abcdefghij"), 8)) for _ in range(30)]
+    table(con, "t", [f"{word} {at}" for word in words for at in range(6)])
+    table(con, "u", [f"{word} {at}" for word in words for at in range(6, 12)])
+    true = {(a, b) for a in range(180) for b in range(180) if a // 6 == b // 6}
+    asked = []
+    for option in ("", ", {'equivalence': true}"):
+        oracle.asked.clear()
+        question = f"AI_FILTER(PROMPT('{{0}} is {{1}}', a.s, b.s){option})"
+        sql = f"SELECT a.i, b.i FROM t a JOIN {'t' if selfjoin else 'u'} b ON {question}"
+        rows, report = run(con, sql)
+        asked.append(len(oracle.asked))
+        assert scorer(report) == "block"
+        assert len(set(rows) & true) >= 0.95 * max(len(true), len(rows))
+    assert "equivalence" in report.label
+    assert asked[1] < 0.8 * asked[0]
+
+
 def test_an_attribute_that_the_question_names(con: Connection) -> None:
     """Too many kinds for anchors, but the model can name them; and what it names wrongly is repaired."""
     generator = np.random.default_rng(6)
