@@ -16,17 +16,27 @@ from sqluice.engine.operators.candidates import nearest
 from sqluice.engine.operators.label_scores import Attributes, LabelScores
 from sqluice.engine.operators.pair_asking import PairAsking
 from sqluice.engine.operators.scoring import Embedder
+from sqluice.engine.operators.written import Mapped, Together
 from sqluice.engine.report import CascadeReport
 from sqluice.errors import ModelError, NotSupportedError
 from sqluice.optimizer.cascade.constraints import told
-from sqluice.optimizer.joins import attribute, block, choose, classify, equivalence, factor, symmetry
+from sqluice.optimizer.joins import attribute, block, choose, classify, equivalence, factor, several, symmetry
 from sqluice.optimizer.joins.detect import MOST_SAMPLES, parse, question
 from sqluice.optimizer.joins.features import Described
-from sqluice.optimizer.joins.pairs import AskPairs, NameAttribute, Outcome, ScoreLabels, asked_everything, run
+from sqluice.optimizer.joins.pairs import (
+    AskPairs,
+    JudgeTogether,
+    NameAttribute,
+    Outcome,
+    ScoreLabels,
+    asked_everything,
+    run,
+)
 from sqluice.optimizer.joins.symmetry import Folded, agree, turned
 
 if TYPE_CHECKING:
     from sqluice.engine.operators.pair_asking import Inputs
+    from sqluice.engine.operators.scoring import Source
     from sqluice.engine.run import Run
     from sqluice.optimizer.joins.choose import Option
     from sqluice.optimizer.joins.detect import Detection
@@ -69,6 +79,9 @@ class PairJoin:
         self._detection = detection
         self._labels: LabelScores | None = None
         self._attributes: Attributes | None = None
+        self._together: Together | None = None
+        self._paid: list[Source] = []
+        """Models that were asked something else than the question."""
         self._embedder: Embedder | None = None
         self._described: Described | None = None
         self._folded: Folded | None = None
@@ -77,6 +90,12 @@ class PairJoin:
     def nearest(self) -> tuple[np.ndarray, np.ndarray]:
         """Left and right inputs of the most similar pairs, int32 [k], where there are too many to list them all."""
         return nearest(self._descriptions(), self._run.runner.stop)
+
+    @property
+    def _writes(self) -> bool:
+        """Whether the oracle writes texts about questions of two placeholders."""
+        two = len(self._left.places) == len(self._right.places) == 1
+        return two and callable(getattr(self.asking.asker.model, "generate", None))
 
     @property
     def asking(self) -> PairAsking:
@@ -106,19 +125,26 @@ class PairJoin:
         shortcut = not exact and ("equivalence", True) in self._spec.options
         if shortcut:
             self.asking.infer(same=self._same)
-        if not exact and not self._detection.sure and len(self._left.places) == len(self._right.places) == 1:
+        if not exact and not self._detection.sure:
             self._detection = self._opinion(pairs) or self._detection
         facts = self._facts(pairs)
         if self._need is not None and (facts.share or 0) * WORTH > self._need / choose.TO_BEGIN:
             return self._cross(pairs, most_calls)  # in any order: matches are frequent
+        best: tuple[str, Outcome] | None = None
         for option in choose.options(facts, approximate=True):
             if option.why_not or option.name == "cross" or (exact and option.name != "block"):
                 continue
             outcome = self._tried(option)
             if outcome is not None and shortcut:
                 outcome = outcome.assuming_too(equivalence.ASSUMING)
+            if outcome is not None and exact:
+                return self._cross(pairs, most_calls)
+            if outcome is not None and (outcome.certified or outcome.reason == block.BUDGET):
+                return self._finished(option.name, outcome)
             if outcome is not None:
-                return self._cross(pairs, most_calls) if exact else self._finished(option.name, outcome)
+                best = (option.name, outcome)
+        if best is not None:
+            return self._finished(*best)
         return self._cross(pairs, most_calls) if exact or pairs.unlisted else None
 
     def _facts(self, pairs: Pairs) -> choose.Facts:
@@ -130,7 +156,7 @@ class PairJoin:
         lengths = list(map(len, self._right.lines))
         length = float(np.mean(lengths)) if lengths else 0.0
         n = len(pairs) + int(pairs.unlisted)
-        return choose.Facts(pairs.lefts, pairs.rights, n, share, length, self._same, self._detection)
+        return choose.Facts(pairs.lefts, pairs.rights, n, share, length, self._same, self._detection, self._writes)
 
     def _draw(self, pairs: Pairs) -> None:
         """The first pairs, at random. Where both sides hold the same texts, some of them both ways: a question that
@@ -146,7 +172,7 @@ class PairJoin:
 
     def _opinion(self, pairs: Pairs) -> Detection | None:
         """What the oracle's model says of the question, where it writes texts; None where that is nothing of use."""
-        if not callable(getattr(self.asking.asker.model, "generate", None)):
+        if not self._writes:
             return None
         samples = [
             (texts[0], texts[1])
@@ -196,8 +222,29 @@ class PairJoin:
             return attribute.search(pairs, contract, generator, most, self._detection, same=self._same)
         if option.name == "factor":
             return factor.search(pairs, contract, generator, most, same=self._same)
+        if option.name == "several":
+            return several.search(pairs, contract, generator, most)
+        if option.name == choose.MAP:
+            features, prior = self._mapped(pairs)
+            return block.search(pairs, features, prior, contract, generator)
         features, prior = self._descriptions().of_pairs(pairs, self._run.runner.stop)
-        return block.search(pairs, features, prior, contract, generator)
+        last = self._cascade is None or not self._writes
+        return block.search(pairs, features, prior, contract, generator, last=last)
+
+    def _mapped(self, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+        """Features and similarities of the pairs, and of what the model writes for each left input with the right."""
+        writer = Mapped(self._run, self._spec, self._left.places[0])
+        self._paid.append(writer)
+        lines = writer.of(self._left.lines)
+        vectors = None
+        if self._descriptions().vectors is not None and self._embedder is not None:
+            vectors = (self._embedder.embedded(lines), self._embedder.embedded(self._right.lines))
+        stop = self._run.runner.stop
+        found = [one.of_pairs(pairs, stop) for one in (self._descriptions(), self._described_by(lines, vectors))]
+        return np.concatenate([one[0] for one in found], axis=1), found[0][1] + found[1][1]
+
+    def _described_by(self, lines: list[str], vectors: tuple[np.ndarray, np.ndarray] | None) -> Described:
+        return Described.of(lines, self._right.lines, vectors)
 
     def _descriptions(self) -> Described:
         if self._described is None:
@@ -207,30 +254,43 @@ class PairJoin:
     def _vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Embeddings of both sides; None where there is no embedder to be had."""
         try:
-            self._embedder = self._embedder or Embedder(self._run, self._spec)
+            if self._embedder is None:
+                self._embedder = Embedder(self._run, self._spec)
+                self._paid.append(self._embedder)
             return self._embedder.embedded(self._left.lines), self._embedder.embedded(self._right.lines)
         except ModelError as error:
             self._run.warn(f"pairs are ranked without embeddings: {error}")
             return None
 
     def _answer(self, request: Request) -> np.ndarray | int:
-        if isinstance(request, AskPairs) and self._folded is None:
-            return self._ask(request.rows, request.reason)
         if isinstance(request, AskPairs):
-            assert self._folded is not None
-            rows = self._folded.first[request.rows]
+            rows = self._whole(request.rows)
             done = self._ask(rows, request.reason)
-            self._folded.pairs.labels[request.rows[:done]] = self._folded.whole.labels[rows[:done]]
+            if self._folded is not None:
+                self._folded.pairs.labels[request.rows[:done]] = self._folded.whole.labels[rows[:done]]
             return done
         if isinstance(request, NameAttribute):
             if self._attributes is None:
                 self._attributes = Attributes(self._run, self._spec, request.attribute)
+                self._paid.append(self._attributes)
             lines = (self._right if request.side else self._left).lines
             return self._attributes.of([lines[at] for at in request.inputs.tolist()])
+        if isinstance(request, JudgeTogether):
+            if self._together is None:
+                self._together = Together(self._run, self._spec, self._left.places[0])
+                self._paid.append(self._together)
+            texts = self.asking.texts(self._whole(request.rows))
+            place = self._left.places[0]
+            return self._together.of(texts[place], texts[1 - place])
         assert isinstance(request, ScoreLabels)
         if self._labels is None:
             self._labels = LabelScores(self._run, self._spec, self._left.places, self._right.lines)
+            self._paid.append(self._labels)
         return self._labels.of(self._left.texts, request.lefts)
+
+    def _whole(self, rows: np.ndarray) -> np.ndarray:
+        """Pairs as they were before they were folded."""
+        return rows if self._folded is None else self._folded.first[rows]
 
     def _ask(self, rows: np.ndarray, reason: str, *, whole: bool = False) -> int:
         done = self.asking.ask(rows, reason, whole=whole)
@@ -268,7 +328,7 @@ class PairJoin:
         contract, labels, n = told(self._cascade.contract), asking.labels, len(pairs) + int(pairs.unlisted)
         calls = asking.asker.calls
         usd = measured(asking.asker.op, calls)
-        paid = sum(one.usd for one in (self._labels, self._attributes, self._embedder) if one is not None)
+        paid = sum(one.usd for one in self._paid)
         sure = f"{contract}, {labels:,} labels"
         if outcome.assuming:
             sure = f"assuming {outcome.assuming}; {sure}"

@@ -50,11 +50,16 @@ LEAST_TRAINED = 300
 POOR_BATCH = 0.4
 """A batch of the likeliest pairs with fewer matches than this ends the learning of the score."""
 
+USEFUL = 0.1
+"""A score whose likeliest pairs hold fewer matches than this is left for another way of telling pairs, if there is
+one."""
+
 LEAST_FOUND = 5
 """Matches without which no score can be fitted: pairs are taken by similarity until there are so many."""
 
-MOST_IN_VAIN = 2000
-"""Pairs that are asked about, the most similar first, before it is believed that there is next to no match."""
+SOON_IN_VAIN, MOST_IN_VAIN = 500, 2000
+"""Pairs that are asked about, the most similar first, before another way of telling pairs is tried, where there is one,
+and before it is believed that there is next to no match."""
 
 DEEPER = 4
 """Candidates reach so many times as deep as the deepest match found, and as many pairs as were asked about."""
@@ -68,12 +73,21 @@ _TRAINED_ON = 100_000
 
 
 def search(
-    pairs: Pairs, features: np.ndarray, prior: np.ndarray, contract: Contract, generator: np.random.Generator
+    pairs: Pairs,
+    features: np.ndarray,
+    prior: np.ndarray,
+    contract: Contract,
+    generator: np.random.Generator,
+    *,
+    last: bool = True,
 ) -> Strategy:
     """Find the matches; `features` float32 [n, d] describe the pairs, `prior` float [n] is how similar they look before
-    anything is known. Precision is 1: every accepted pair has been asked about."""
+    anything is known. Precision is 1: every accepted pair has been asked about. None where matches lie so deep that the
+    score tells next to nothing; sooner where this is not the `last` way to tell pairs."""
     ranking = _Ranking(pairs, features, prior)
-    failed = yield from _trained(ranking, generator)
+    failed = yield from _trained(ranking, generator, last=last)
+    if failed and failed != BUDGET and not last:
+        return None
     if failed:
         return ranking.outcome(certified=False, reason=failed)
     order = ranking.open_order()
@@ -82,6 +96,8 @@ def search(
         return ranking.outcome(certified=False, reason=BUDGET)
     n_labels = int((~pairs.open).sum())
     deepest = max(DEEPER * depth, DEEPER * n_labels)
+    if 2 * deepest > len(order) and DEEPER * n_labels * 2 < len(order):
+        return None
     for attempt in range(MOST_EXTENSIONS):
         cut = min(deepest, len(order))
         if cut * 2 > len(order):
@@ -176,7 +192,7 @@ class _Ranking:
         )
 
 
-def _trained(ranking: _Ranking, generator: np.random.Generator) -> Generator[Request, int, str]:
+def _trained(ranking: _Ranking, generator: np.random.Generator, *, last: bool) -> Generator[Request, int, str]:
     """Ask until the score has learnt what it can; why not, where there is nothing to learn from."""
     pairs = ranking.pairs
     first = yield from _spread(pairs, ranking.by_prior, FIRST_SPREAD, 1, generator)
@@ -184,10 +200,11 @@ def _trained(ranking: _Ranking, generator: np.random.Generator) -> Generator[Req
         return BUDGET
     while int((pairs.labels == YES).sum()) < LEAST_FOUND:
         batch = ranking.best(2 * LEAST_BATCH)
-        if not len(batch) or int((~pairs.open).sum()) > MOST_IN_VAIN:
+        if not len(batch) or int((~pairs.open).sum()) > (MOST_IN_VAIN if last else SOON_IN_VAIN):
             break
         if (yield AskPairs(batch)) < len(batch):
             return BUDGET
+    taken = found = 0
     while True:
         ranking.fit()
         labelled = int((~pairs.open).sum())
@@ -196,10 +213,12 @@ def _trained(ranking: _Ranking, generator: np.random.Generator) -> Generator[Req
             return ""
         if (yield AskPairs(batch)) < len(batch):
             return BUDGET
-        share = float((pairs.labels[batch] == YES).mean())
-        if share < POOR_BATCH and labelled + len(batch) > LEAST_TRAINED:
+        hits = int((pairs.labels[batch] == YES).sum())
+        taken, found = taken + len(batch), found + hits
+        if hits < POOR_BATCH * len(batch) and labelled + len(batch) > LEAST_TRAINED:
             ranking.fit()
-            return "" if (pairs.labels == YES).any() else NO_MATCHES
+            useless = not (pairs.labels == YES).any() if last else found < USEFUL * taken
+            return NO_MATCHES if useless else ""
 
 
 def _spread(

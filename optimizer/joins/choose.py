@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqluice.optimizer.joins import attribute, classify, factor
+from sqluice.optimizer.joins import attribute, classify, factor, several
 from sqluice.optimizer.joins.detect import Detection
 from sqluice.types import Contract
 
@@ -18,6 +18,7 @@ DENSE = 3
 """Matches in the pilot from which on a join is not sparse."""
 
 BY_ATTRIBUTE = "factor by attribute"
+MAP = "map then block"
 
 EXACT = Contract(recall=0.999, precision=0.999, delta=0.05)
 """What pairs are ranked by where the best ones are wanted first and all of them are to be true."""
@@ -33,7 +34,7 @@ UNKNOWN = Detection("match", None, None, None, sure=False)
 class Facts:
     """What is known of a join: distinct inputs of the side with more of them and of the other, pairs after all cheap
     conditions, the expected share of matches (None: unknown), mean characters of the right side's values, whether both
-    sides hold the same texts, and what the prompt's wording tells."""
+    sides hold the same texts, what the prompt's wording tells, and whether the model writes texts."""
 
     lefts: int
     rights: int
@@ -42,6 +43,7 @@ class Facts:
     label_length: float = 0.0
     same: bool = False
     detection: Detection = UNKNOWN
+    writes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,14 @@ def options(facts: Facts, *, approximate: bool) -> list[Option]:
     """Every strategy, those that can be taken first, each group by calls. Without `approximate` only the cross join is
     exact enough."""
     share = 1 / max(facts.rights, 1) if facts.share is None else facts.share
+    block = min(TO_BEGIN + PER_MATCH * share * facts.pairs, facts.pairs)
     found = [
         Option("classify", classify.calls(facts.lefts, facts.rights), why_not=_no_labels(facts)),
         Option("factor", factor.calls(facts.lefts, facts.rights, same=facts.same), why_not=_no_kinds(facts)),
         Option(BY_ATTRIBUTE, attribute.calls(facts.lefts, facts.rights, same=facts.same), why_not=_no_attribute(facts)),
-        Option("block", min(TO_BEGIN + PER_MATCH * share * facts.pairs, facts.pairs), why_not=_no_ranking(facts)),
+        Option("block", block, why_not=_no_ranking(facts)),
+        Option(MAP, facts.lefts + block, why_not=_no_ranking(facts) or _no_writer(facts)),
+        Option("several", several.calls(facts.pairs), why_not=_no_writer(facts)),
         Option("cross", facts.pairs, recall="1"),
     ]
     if not approximate:
@@ -101,6 +106,10 @@ def _no_kinds(facts: Facts) -> str:
     if facts.share is not None and not 0.05 < facts.share < 0.95:
         return "nearly all pairs are alike"
     return ""
+
+
+def _no_writer(facts: Facts) -> str:
+    return "" if facts.writes else "the model writes no texts"
 
 
 def _no_ranking(facts: Facts) -> str:

@@ -105,7 +105,15 @@ class NameAttribute:
     attribute: str
 
 
-Request: TypeAlias = AskPairs | ScoreLabels | NameAttribute
+@dataclass(frozen=True, slots=True)
+class JudgeTogether:
+    """Ask about several pairs in one prompt, int [k]: how likely each is a match is sent back, float [k], NaN where
+    there is no answer."""
+
+    rows: np.ndarray
+
+
+Request: TypeAlias = AskPairs | ScoreLabels | NameAttribute | JudgeTogether
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +207,7 @@ __all__ = [
     "UNKNOWN",
     "YES",
     "AskPairs",
+    "JudgeTogether",
     "NameAttribute",
     "Outcome",
     "Pairs",

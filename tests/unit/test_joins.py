@@ -281,6 +281,62 @@ def test_an_attribute_that_the_question_names(con: Connection) -> None:
     assert len(set(rows) & true) >= 0.95 * max(len(true), len(set(rows)))
 
 
+class Writing(NoLabels):
+    """Writes an answer by a rule from the prompt's arguments."""
+
+    def __init__(self, rule: Callable[[str, str], bool], write: Callable[[Prompt], str]) -> None:
+        super().__init__(rule)
+        self.write = write
+        self.written = 0
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
+    ) -> list[Completion]:
+        """One text a prompt."""
+        self.written += len(prompts)
+        return [Completion(self.write(prompt), "stop") for prompt in prompts]
+
+
+def test_what_a_match_looks_like_is_written_where_texts_are_not_alike(con: Connection) -> None:
+    """Each country has its capital, which shares no letters with it."""
+    generator = np.random.default_rng(9)
+    words = ["".join(generator.choice(list("abcdefghijklmnop"), 7)) for _ in range(240)]
+    capital = dict(zip(words[:120], words[120:], strict=True))
+    oracle = Writing(lambda a, b: capital.get(a) == b, lambda prompt: capital.get(prompt.args[0], "no idea"))
+    con.register_model("oracle", oracle)
+    table(con, "l", words[:120])
+    table(con, "r", words[120:])
+    rows, report = run(con, "SELECT l.i, r.i FROM l JOIN r ON AI_FILTER(PROMPT('The seat of {0} is {1}', l.s, r.s))")
+    assert scorer(report) == "map then block"
+    assert oracle.written <= 120 + 32 + 1  # the lists that were tried, and the opinion about the question
+    assert len(set(rows) & {(at, at) for at in range(120)}) >= 114
+    assert len(rows) <= 120
+    assert len(oracle.asked) < 120 * 120 / 3
+
+
+def test_several_pairs_in_one_prompt(con: Connection) -> None:
+    """No kinds, no labels, no likeness; a model that is right about lists, and fails on those with a long text."""
+    generator = np.random.default_rng(10)
+    likes = {(f"x {a}", f"y {b}") for a in range(70) for b in range(60) if generator.random() < 0.4}
+
+    def write(prompt: Prompt) -> str:
+        if len(prompt.args) < 2:
+            return "who knows"
+        lines = prompt.args[1].splitlines()
+        named = [line.split(". ", 1) for line in lines]
+        return ", ".join(number for number, text in named if (prompt.args[0], text) in likes) or "none"
+
+    oracle = Writing(lambda a, b: (a, b) in likes, write)
+    con.register_model("oracle", oracle)
+    table(con, "l", [f"x {at}" for at in range(70)])
+    table(con, "r", [f"y {at}" for at in range(60)])
+    rows, report = run(con, "SELECT l.s, r.s FROM l JOIN r ON AI_FILTER(PROMPT('Does {0} like {1}?', l.s, r.s))")
+    assert scorer(report) == "several"
+    assert oracle.written < 70 * 60 / 10
+    assert len(oracle.asked) < 70 * 60 / 3
+    assert len(set(rows) & likes) >= 0.95 * max(len(likes), len(rows))
+
+
 def test_a_question_that_tells_its_sides_apart_is_asked_both_ways(con: Connection) -> None:
     """It looks symmetric on few pairs: one pair in nine is a match one way only."""
     opposites(con, lambda a, b: a.startswith("bad") and b.startswith("good"))
