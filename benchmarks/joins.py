@@ -5,13 +5,13 @@ Usage::
 
     python benchmarks/joins.py --left F --right F --matches F --left-columns a,b --right-columns a,b
         --prompt 'Are {0} and {1} the same product?' [--oracle gold|model|URI] [--recall .95 --precision .95]
-        [--seeds N] [--json]
+        [--seeds N] [--slice 100] [--budget '300 calls'] [--json]
 
 F are Parquet or CSV files. Both sides have a column `id` (or --left-id, --right-id); the first two columns of the
 matches are the ids of a left and of a right row. A side's columns are joined by a space into its placeholder. With
 `--oracle gold` the answers come from the matches, so that only the strategy is measured: a pair is a match where its
 texts are those of one, and a label fits a text where the two are. Recall and precision are against the matches; with a
-model those against its own answers are measured on a slice of 100 x 100 rows, on which the cross join is run.
+model those against its own answers are measured on a slice (100 x 100 rows), on which the cross join is run.
 """
 
 from __future__ import annotations
@@ -142,9 +142,9 @@ def top_k(con: Connection, data: Data, question: str) -> dict[str, Any]:
     return {"name": f"embedding top-{TOP_K}", "calls": calls_of(report), "seconds": seconds, **data.quality(found)}
 
 
-def cross(con: Connection, data: Data, question: str, cross_calls: int, *, gold: bool) -> dict[str, Any]:
+def cross(con: Connection, data: Data, question: str, cross_calls: int, rows: int, *, gold: bool) -> dict[str, Any]:
     """The cross join on a slice, and what that makes of all of it."""
-    ids = [list(side)[:SLICE] for side in data.sides]
+    ids = [list(side)[:rows] for side in data.sides]
     cursor = con.cursor()
     for name, some in zip(("l", "r"), ids, strict=True):
         cursor.execute(
@@ -160,7 +160,6 @@ def cross(con: Connection, data: Data, question: str, cross_calls: int, *, gold:
         "seconds": a_call * cross_calls,
         "predicted": True,
         "slice": {"rows": [len(ids[0]), len(ids[1])], "calls": calls_of(report), "seconds": seconds},
-        "slice_pairs": sorted(map(list, found)) if not gold else [],
         **({"recall": 1.0, "precision": 1.0, "f1": 1.0} if gold else data.quality(found, inside)),
     }
 
@@ -179,12 +178,16 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=float, default=0.95)
     parser.add_argument("--delta", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=1, help="runs with different samples; the worst recall is told")
+    parser.add_argument("--slice", type=int, default=SLICE, help="rows of each side on which the cross join is run")
+    parser.add_argument("--budget", help="such as '300 calls'")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     con = sqluice.connect(ai_cache="off")
     data = Data(con, args)
     gold = args.oracle == "gold"
     settings = {"ai_mode": "cascade"} | {f"ai_{n}": str(getattr(args, n)) for n in ("recall", "precision", "delta")}
+    if args.budget:
+        settings["ai_budget"] = args.budget
     if gold:
         con.register_model("gold", Gold(data.texts))
         con.cursor().execute("SET ai_oracle = 'gold'")
@@ -218,7 +221,7 @@ def main() -> None:
         result["recall_mean"] = float(np.mean([one["recall"] for one in runs]))
     result["calls_share"] = result["calls"] / cross_calls
     result["calls_per_left"] = result["calls"] / max(len(set(data.sides[0].values())), 1)
-    result["baselines"] = [cross(con, data, question, cross_calls, gold=gold), top_k(con, data, question)]
+    result["baselines"] = [cross(con, data, question, cross_calls, args.slice, gold=gold), top_k(con, data, question)]
     if args.json:
         print(json.dumps(result))
         return

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sqluice.errors import ModelError
 from sqluice.optimizer.ast import spec_of
 from sqluice.optimizer.joins import choose
-from sqluice.optimizer.joins.sides import pair_of, split
+from sqluice.optimizer.joins.sides import detected, pair_of, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from sqlglot import exp
 
     from sqluice.engine.run import Run
-    from sqluice.optimizer.joins.sides import Sides
+    from sqluice.optimizer.joins.detect import Detection
     from sqluice.optimizer.plan import Cascade, Stage
 
 
@@ -32,20 +33,14 @@ def describe(
         both = pair_of(predicate, names)
         if both is not None:
             number = spec_of(predicate)
-            found.append(_question(sides, both, run, number, cascades.get(number), rows_of))
+            detection = detected(predicate, sides.names, run.specs[number].template)
+            rows = sorted((rows_of(sides.groups[at].source) or UNKNOWN for at in both), reverse=True)
+            facts = choose.Facts(rows[0], rows[1], rows[0] * rows[1], detection=detection, writes=_writes(run, number))
+            found.append(_question(facts, run, number, cascades.get(number)))
     return found
 
 
-def _question(
-    sides: Sides,
-    both: tuple[int, int],
-    run: Run,
-    number: int,
-    cascade: Cascade | None,
-    rows_of: Callable[[exp.Expr], int | None],
-) -> dict[str, Any]:
-    rows = sorted((rows_of(sides.groups[at].source) or UNKNOWN for at in both), reverse=True)
-    facts = choose.Facts(rows[0], rows[1], rows[0] * rows[1])
+def _question(facts: choose.Facts, run: Run, number: int, cascade: Cascade | None) -> dict[str, Any]:
     cost = run.earlier_cost(number)
     options = []
     for one in choose.options(facts, approximate=cascade is not None):
@@ -59,7 +54,28 @@ def _question(
         if cost is not None:
             told["seconds"] = cost[0] * one.calls
         options.append(told)
-    return {"rows": rows, "options": options}
+    return {"rows": [facts.lefts, facts.rights], "about": _about(facts.detection), "options": options}
+
+
+def _writes(run: Run, number: int) -> bool:
+    """Whether the model of a question writes texts, as far as is known before it is loaded."""
+    try:
+        run.runner.registry.check(run.uri(run.specs[number]), needs="generate")
+    except ModelError:
+        return False
+    return True
+
+
+def _about(detection: Detection) -> str:
+    """What the wording of a question tells, in words."""
+    guess = "" if detection.sure else ", as it seems"
+    if detection.kind == "label":
+        return f"whether the label {{{detection.label_side}}} fits the other text{guess}"
+    if detection.kind == "attribute":
+        return (
+            f"whether the {detection.attribute} is {'the same' if detection.relation == 'same' else 'another'}{guess}"
+        )
+    return f"both texts together{guess}"
 
 
 UNKNOWN = 1000
@@ -71,9 +87,10 @@ def text(joins: list[dict[str, Any]]) -> list[str]:
     lines = []
     for join in joins:
         left, right = join["rows"]
-        lines.append(f"    join  {left:,} x {right:,} rows; strategies, chosen anew once their inputs are known:")
+        lines.append(f"    join  {left:,} x {right:,} rows, asked {join['about']}")
+        lines.append("          strategies, chosen anew once their inputs are known:")
         for one in join["options"]:
             seconds = f", {one['seconds']:,.1f} s" if "seconds" in one else ""
             how = f"not possible: {one['why_not']}" if "why_not" in one else f"recall {one['recall']:g} expected"
-            lines.append(f"          {one['strategy']:<9} {one['calls']:>12,} calls{seconds}, {how}")
+            lines.append(f"          {one['strategy']:<19} {one['calls']:>12,} calls{seconds}, {how}")
     return lines

@@ -17,10 +17,9 @@ from sqluice.engine.operators.pair_join import PairJoin, too_many
 from sqluice.errors import NotSupportedError
 from sqluice.optimizer import arrange
 from sqluice.optimizer.ast import args_of, conjunction, spec_of, sql
-from sqluice.optimizer.joins import choose, classify
-from sqluice.optimizer.joins.detect import detect
+from sqluice.optimizer.joins import classify
 from sqluice.optimizer.joins.pairs import Pairs
-from sqluice.optimizer.joins.sides import columns_of, pair_of, split
+from sqluice.optimizer.joins.sides import columns_of, detected, pair_of, split
 from sqluice.optimizer.plan import ORDINAL, Keep
 
 if TYPE_CHECKING:
@@ -187,7 +186,7 @@ class Joining:
         ]
         inputs = [self._inputs(table, tuple(sorted(here))) for table, here in zip(keyed, places, strict=True)]
         links = self._links(a.columns | b.columns)
-        detection = self._detected(number, args, places)
+        detection = detected(predicate, self._sides.names, self._run.specs[number].template)
         swapped = _labels_first(detection, len(inputs[0]), len(inputs[1]), places)
         left, right = (inputs[1], inputs[0]) if swapped else (inputs[0], inputs[1])
         limit = self._stage.limit
@@ -207,13 +206,6 @@ class Joining:
         self._linking = [part for part in self._linking if not columns_of(part) <= a.columns | b.columns]
         source = f'"{matches}" AS m JOIN "{keyed[0]}" AS l ON l.__id = m.l JOIN "{keyed[1]}" AS r ON r.__id = m.r'
         return self._paired(a, b, source, links)
-
-    def _detected(self, number: int, args: list[exp.Expr], places: list[list[int]]) -> Detection:
-        """What the wording of a question of two placeholders tells."""
-        if sorted(map(len, places)) != [1, 1]:
-            return choose.UNKNOWN
-        names = [next(iter(self._sides.names[name] for name in columns_of(arg)), "") for arg in args]
-        return detect(self._run.specs[number].template, (names[0], names[1]))
 
     def _keyed(self, group: _Group, texts: list[str]) -> str:
         """The group with the number of each row's input, from 0 in the order of a hash; NULL where it has none."""

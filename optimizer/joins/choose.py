@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqluice.optimizer.joins import attribute, classify, factor, several
-from sqluice.optimizer.joins.detect import Detection
+from sqluice.optimizer.joins.detect import UNKNOWN, Detection
 from sqluice.types import Contract
 
 LEAST_PAIRS = 1000
@@ -25,9 +25,6 @@ EXACT = Contract(recall=0.999, precision=0.999, delta=0.05)
 
 PER_MATCH, TO_BEGIN = 5.0, 1000.0
 """What ranking costs: calls a match, and calls to begin with."""
-
-
-UNKNOWN = Detection("match", None, None, None, sure=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,9 @@ class Detection:
     sure: bool
 
 
+UNKNOWN = Detection("match", None, None, None, sure=False)
+
+
 def detect(template: str, names: tuple[str, str] = ("", "")) -> Detection:
     """The kind of question that `template` puts about {0} and {1}. `names` are the columns put there, where known."""
     text = w.normalised(template)

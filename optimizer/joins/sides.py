@@ -29,11 +29,12 @@ from sqluice.optimizer.ast import (
     own_sites,
     replaced,
 )
+from sqluice.optimizer.joins.detect import UNKNOWN, Detection, detect
 from sqluice.optimizer.rules.join_predicates import is_inner
 from sqluice.optimizer.scope import own_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from sqluice.optimizer.plan import Stage
 
@@ -114,6 +115,15 @@ def pair_of(site: exp.Expr, groups: Iterable[frozenset[str]]) -> tuple[int, int]
         found += owners
     both = sorted(set(found))
     return (both[0], both[1]) if len(both) == 2 else None
+
+
+def detected(predicate: exp.Expr, names: Mapping[str, str], template: str) -> Detection:
+    """What the wording of a question about two columns tells; `names` are those of the groups' columns."""
+    args = args_of(predicate)
+    if len(args) != 2 or not all(columns_of(arg) for arg in args):
+        return UNKNOWN
+    left, right = (next(iter(sorted(names[name] for name in columns_of(arg)))) for arg in args)
+    return detect(template, (left, right))
 
 
 def columns_of(node: exp.Expr) -> set[str]:
