@@ -99,7 +99,7 @@ def _stage(con: Any, stage: Stage, run: Run, cascades: Mapping[int, Cascade]) ->
     if joins:
         found["joins"] = joins
     filters = stage.filters
-    if filters and not (joins and len(filters) == 1):
+    if filters and not (stage.pairs and joins and len(filters) == 1):
         guess = rows if rows is not None else UNKNOWN_ROWS
         shares = run.shares(stage, guess)
         foreseen = _forecast(stage, run, guess, shares)

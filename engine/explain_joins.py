@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sqluice.engine.operators.joining import below_the_join
 from sqluice.errors import ModelError
 from sqluice.optimizer.ast import spec_of
 from sqluice.optimizer.joins import choose
@@ -23,10 +24,12 @@ def describe(
     stage: Stage, run: Run, cascades: Mapping[int, Cascade], rows_of: Callable[[exp.Expr], int | None]
 ) -> list[dict[str, Any]]:
     """The strategies of each question about two groups of tables, the cheapest first; `rows_of` guesses the rows of a
-    query. Nothing where a stage is not a join by questions."""
-    sides = split(stage) if stage.pairs else None
+    query. Nothing where a stage is not a join by questions, or has one about one side alone."""
+    sides = split(stage)
     if sides is None:
         return []
+    if not stage.pairs:
+        return [{"below": True}] if stage.filters and below_the_join(stage, sides) else []
     names = [frozenset(group.columns) for group in sides.groups]
     found = []
     for predicate in sides.filters:
@@ -86,6 +89,9 @@ def text(joins: list[dict[str, Any]]) -> list[str]:
     """The same for people."""
     lines = []
     for join in joins:
+        if "below" in join:
+            lines.append("    join  the question is about one side: it is a filter, asked before the sides are joined")
+            continue
         left, right = join["rows"]
         lines.append(f"    join  {left:,} x {right:,} rows, asked {join['about']}")
         lines.append("          strategies, chosen anew once their inputs are known:")

@@ -7,6 +7,7 @@ joined rows. Rows are numbered by the rows of the groups they come from, so that
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 8_000_000
 """Pairs of inputs that are listed; of more only the most similar ones are."""
+
+FEW_ROWS = 100_000
+"""Rows of a product of sides that may as well be spooled before questions about one side are asked."""
 
 MOST_COUNTED = 2_000_000_000
 """Pairs of rows on which conditions are tried to see whether few are left."""
@@ -70,10 +74,12 @@ class Joining:
     def of(cls, executor: Executor, stage: Stage, run: Run) -> Joining | None:
         """The operator, where it is one for this stage: where a question about two groups may be a cascade, or where
         several groups would be multiplied."""
-        sides = split(stage) if stage.pairs else None
+        sides = split(stage) if stage.filters else None
         if sides is None:
             return None
         names = [frozenset(group.columns) for group in sides.groups]
+        if not stage.pairs:
+            return cls(executor, stage, sides, run) if below_the_join(stage, sides) else None
         pairs = [(one, both) for one in sides.filters if (both := pair_of(one, names)) is not None]
         if any(executor.is_asked_elsewhere(spec_of(one)) for one, _ in pairs):
             return None
@@ -86,6 +92,9 @@ class Joining:
     def relation(self) -> str | None:
         """SQL of the rows that meet all conditions; None where the stage is to be spooled and filtered after all."""
         groups = [self._spooled(at) for at in range(len(self._sides.groups))]
+        if not self._stage.pairs and math.prod(self._executor.count(group.table) for group in groups) < FEW_ROWS:
+            self._forget()
+            return None
         groups = [self._filtered(group) for group in groups]
         while len(groups) > 1:
             found = self._next(groups)
@@ -307,6 +316,16 @@ class Joining:
 
     def _sql(self, node: exp.Expr) -> str:
         return sql(self._executor.typed(node))
+
+
+def below_the_join(stage: Stage, sides: Sides) -> bool:
+    """Whether all predicates with questions are about one side each, at most one about each side, so that they can be
+    decided before the sides are multiplied."""
+    owners = [
+        [at for at, group in enumerate(sides.groups) if columns_of(one) & set(group.columns)] for one in sides.filters
+    ]
+    one_each = all(len(own) == 1 for own in owners) and len({own[0] for own in owners}) == len(owners)
+    return one_each and stage.limit is None and not stage.keeps
 
 
 def _labels_first(detection: Detection, first: int, second: int, places: list[list[int]]) -> bool:

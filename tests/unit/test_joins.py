@@ -469,6 +469,38 @@ def test_pairs_that_cannot_be_listed(con: Connection, monkeypatch: pytest.Monkey
         run(con, f"SELECT l.i, r.i FROM l JOIN r ON {SAME}")
 
 
+def test_an_index_takes_the_place_of_the_product(con: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("usearch.index", reason="the extra `index` is not installed")
+    from sqluice.engine.operators import candidates, joining
+
+    monkeypatch.setattr(joining, "MOST_LISTED", 2000)
+    monkeypatch.setattr(candidates, "MOST_CANDIDATES", 6000)
+    monkeypatch.setattr(candidates, "EXACT_INPUTS", 50)
+    _, true = shops(con)
+    rows, report = run(con, f"SELECT l.i, r.i FROM l JOIN r ON {SAME}")
+    assert scorer(report) == "block"
+    assert "no match beyond the most similar pairs" in report.label
+    assert len(set(rows) & true) >= 0.95 * len(true)
+
+
+def test_a_question_about_one_side_is_a_filter(con: Connection) -> None:
+    oracle = Pairwise(lambda a, _: a.endswith("7"))
+    con.register_model("oracle", oracle)
+    table(con, "l", [f"x {at}" for at in range(400)])
+    table(con, "r", [f"y {at}" for at in range(300)])
+    sql = "SELECT count(*), count(DISTINCT l.i) FROM l JOIN r ON AI_FILTER(PROMPT('Is {0} a seven?', l.s))"
+    for mode in ("exact", "cascade"):
+        oracle.asked.clear()
+        run(con, f"SET ai_mode = '{mode}'")
+        rows, _ = run(con, sql)
+        assert rows == [(40 * 300, 40)]
+        assert len(oracle.asked) == 400
+    ((text,),), _ = run(con, f"EXPLAIN {sql}")
+    assert "the question is about one side" in text
+    rows, _ = run(con, sql.replace("JOIN r ON", "LEFT JOIN r ON"))
+    assert rows == [(40 * 300 + 360, 400)]
+
+
 def test_the_seed_decides_and_nothing_else(con: Connection) -> None:
     oracle, _ = shops(con)
     sql = f"SELECT l.i, r.i FROM l JOIN r ON {SAME}"
