@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 MOST_TOKENS = 80
 """Of a model's opinion about a question."""
 
+ASKED_ALL = "exact (every pair was asked about)"
+
 WORTH = 0.5
 """A strategy that is expected to ask about more than this share of the pairs is not taken."""
 
@@ -326,6 +328,9 @@ class PairJoin:
         asking.count()
         asking.trace(name, outcome)
         contract, labels, n = told(self._cascade.contract), asking.labels, len(pairs) + int(pairs.unlisted)
+        if labels == n:
+            self._run.cascaded(self._number, self._cascade, CascadeReport(contract, ASKED_ALL, None, n, n))
+            return outcome
         calls = asking.asker.calls
         usd = measured(asking.asker.op, calls)
         paid = sum(one.usd for one in self._paid)
