@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 import sqluice
-from sqluice.types import Completion, ModelInfo
+from support.pairs import TOPICS, Letters, NoLabels, Pairwise, run, scorer, shops, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sqluice import Connection
-    from sqluice.types import Prompt
-
-YES_NO = ("yes", "no")
-TOPICS = ["trade", "ships", "money", "grain", "crude", "earnings"]
-
-
-class Pairwise:
-    """Says yes to pairs by a rule; a label fits a text where the rule says so. Keeps what it was asked."""
-
-    def __init__(self, rule: Callable[[str, str], bool]) -> None:
-        self.info = ModelInfo("pairwise", revision="1")
-        self.rule = rule
-        self.asked: list[tuple[str, ...]] = []
-        self.labelled = 0
-
-    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
-        """Float32 [n, k]."""
-        found = np.full((len(prompts), len(choices)), -20.0, np.float32)
-        for at, prompt in enumerate(prompts):
-            if tuple(choices) == YES_NO:
-                self.asked.append(tuple(prompt.args))
-                found[at, 0 if self.rule(prompt.args[0], prompt.args[-1]) else 1] = 0.0
-            else:
-                self.labelled += 1
-                found[at, [self.rule(prompt.args[0], choice) for choice in choices]] = 0.0
-        return found
-
-
-class NoLabels(Pairwise):
-    """Knows pairs only."""
-
-    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
-        """Float32 [n, 2]."""
-        if tuple(choices) != YES_NO:
-            raise ValueError("yes or no")
-        return super().score(prompts, choices)
-
-
-class Letters:
-    """Embeddings from counts of letters."""
-
-    info = ModelInfo("letters", revision="1")
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Float32 [n, 26]."""
-        found = np.array([[text.lower().count(chr(97 + at)) + 0.01 for at in range(26)] for text in texts], np.float32)
-        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
 
 @pytest.fixture
@@ -70,39 +23,6 @@ def con(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]
     with sqluice.connect(ai_cache="off", ai_mode="cascade", ai_embedder="letters", ai_oracle="oracle") as found:
         found.register_model("letters", Letters())
         yield found
-
-
-def run(con: Connection, sql: str, params: Any = None) -> tuple[list[Any], Any]:
-    """Rows, none where the statement has none, and the report."""
-    cursor = con.cursor()
-    cursor.execute(sql, *([] if params is None else [params]))
-    return cursor.fetchall() if cursor.description else [], cursor.report
-
-
-def table(con: Connection, name: str, values: Sequence[Any]) -> None:
-    """A table with columns `i` and `s`."""
-    run(con, f"CREATE TABLE {name} AS SELECT unnest(?) AS i, unnest(?) AS s", [list(range(len(values))), list(values)])
-
-
-def scorer(report: Any) -> str | None:
-    """The strategy that was taken."""
-    return next((one.scorer for op in report.operators for one in op.cascades), None)
-
-
-def shops(con: Connection) -> tuple[Pairwise, set[tuple[int, int]]]:
-    """Two lists of things, of which the second names them otherwise; the pairs that are the same."""
-    generator = np.random.default_rng(3)
-    syllables = [a + b for a in "bdgklmnprst" for b in "aeiou"]
-    words = ["".join(generator.choice(syllables, 3)) for _ in range(150)]
-    left = [" ".join(generator.choice(words, 4)) + f" {at}" for at in range(120)]
-    right = [" ".join([*name.split()[1:4], "new"]) for name in left[:90]]
-    right += [" ".join(generator.choice(words, 4)) for _ in range(60)]
-    same = {(left[at], right[at]) for at in range(90)}
-    oracle = Pairwise(lambda a, b: (a, b) in same)
-    con.register_model("oracle", oracle)
-    table(con, "l", left)
-    table(con, "r", right)
-    return oracle, {(at, at) for at in range(90)}
 
 
 SAME = "AI_FILTER(PROMPT('Are {0} and {1} the same?', l.s, r.s))"
@@ -183,33 +103,6 @@ def test_labels_are_asked_about_together(con: Connection) -> None:
         assert set(rows) == {(at, TOPICS.index(topic)) for at, topic in enumerate(about)}
 
 
-def test_labels_that_differ_in_case_are_asked_about_once(con: Connection) -> None:
-    seen = []
-
-    class Watching(Pairwise):
-        def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
-            seen.append(tuple(choices))
-            return super().score(prompts, choices)
-
-    con.register_model("oracle", Watching(lambda text, topic: topic.lower().strip() in text))
-    table(con, "l", [f"story {at} tells of {TOPICS[at % 6]}" for at in range(600)])
-    table(con, "r", [*TOPICS, "Trade", "SHIPS "])
-    rows, report = run(con, "SELECT l.i, r.i FROM l JOIN r ON AI_FILTER(PROMPT('{0} is about {1}', l.s, r.s))")
-    assert scorer(report) == "classify"
-    assert {len(choices) for choices in seen} == {2, 6}
-    assert len(rows) == 600 + 200
-
-
-def test_a_model_that_knows_no_labels_is_ranked(con: Connection) -> None:
-    con.register_model("oracle", NoLabels(lambda text, topic: text.endswith(topic)))
-    table(con, "l", [f"story {at} tells of {'nothing' if at % 9 else TOPICS[at % 6]}" for at in range(500)])
-    table(con, "r", TOPICS)
-    rows, report = run(con, "SELECT l.i, r.i FROM l JOIN r ON AI_FILTER(PROMPT('{0} is about {1}', l.s, r.s))")
-    assert scorer(report) != "classify"
-    assert report.warnings
-    assert len(rows) >= 0.95 * 56
-
-
 def opposites(con: Connection, rule: Callable[[str, str], bool], n: int = 150) -> Pairwise:
     """A table of praise and blame."""
     oracle = Pairwise(rule)
@@ -228,113 +121,6 @@ def test_kinds_of_rows_and_each_unordered_pair_once(con: Connection) -> None:
     assert "symmetric question" in report.label
     assert len(oracle.asked) == len(set(oracle.asked)) <= 150 * 5
     assert set(rows) == {(a, b) for a in range(150) for b in range(150) if (a % 3 == 0) != (b % 3 == 0)}
-
-
-@pytest.mark.parametrize("selfjoin", [True, False])
-def test_equals_of_equals_are_equal_where_that_is_asked_for(con: Connection, *, selfjoin: bool) -> None:
-    """Clusters of six names for the same thing."""
-    oracle = NoLabels(lambda a, b: a.split()[0] == b.split()[0])
-    con.register_model("oracle", oracle)
-    generator = np.random.default_rng(8)
-    words = ["".join(generator.choice(list("abcdefghij"), 8)) for _ in range(30)]
-    table(con, "t", [f"{word} {at}" for word in words for at in range(6)])
-    table(con, "u", [f"{word} {at}" for word in words for at in range(6, 12)])
-    true = {(a, b) for a in range(180) for b in range(180) if a // 6 == b // 6}
-    asked = []
-    for option in ("", ", {'equivalence': true}"):
-        oracle.asked.clear()
-        question = f"AI_FILTER(PROMPT('{{0}} is {{1}}', a.s, b.s){option})"
-        sql = f"SELECT a.i, b.i FROM t a JOIN {'t' if selfjoin else 'u'} b ON {question}"
-        rows, report = run(con, sql)
-        asked.append(len(oracle.asked))
-        assert scorer(report) == "block"
-        assert len(set(rows) & true) >= 0.95 * max(len(true), len(rows))
-    assert "equivalence" in report.label
-    assert asked[1] < 0.8 * asked[0]
-
-
-def test_an_attribute_that_the_question_names(con: Connection) -> None:
-    """Too many kinds for anchors, but the model can name them; and what it names wrongly is repaired."""
-    generator = np.random.default_rng(6)
-    countries = [f"land{at}" for at in range(12)]
-    of = generator.choice(countries, 240)
-
-    class Naming(NoLabels):
-        named = 0
-
-        def generate(
-            self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
-        ) -> list[Completion]:
-            self.named += len(prompts)
-            return [Completion(f" {prompt.args[0].split()[-1].upper()}.", "stop") for prompt in prompts]
-
-    oracle = Naming(lambda a, b: a.split()[-1] == b.split()[-1])
-    con.register_model("oracle", oracle)
-    table(con, "t", [f"firm {at} of {country}" for at, country in enumerate(of)])
-    rows, report = run(
-        con, "SELECT a.i, b.i FROM t a JOIN t b ON AI_FILTER(PROMPT('Are {0} and {1} in the same country?', a.s, b.s))"
-    )
-    assert scorer(report) == "factor by attribute"
-    assert oracle.named == 240
-    assert len(oracle.asked) < 240 * 240 / 20
-    true = {(a, b) for a in range(240) for b in range(240) if of[a] == of[b]}
-    assert len(set(rows) & true) >= 0.95 * max(len(true), len(set(rows)))
-
-
-class Writing(NoLabels):
-    """Writes an answer by a rule from the prompt's arguments."""
-
-    def __init__(self, rule: Callable[[str, str], bool], write: Callable[[Prompt], str]) -> None:
-        super().__init__(rule)
-        self.write = write
-        self.written = 0
-
-    def generate(
-        self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
-    ) -> list[Completion]:
-        """One text a prompt."""
-        self.written += len(prompts)
-        return [Completion(self.write(prompt), "stop") for prompt in prompts]
-
-
-def test_what_a_match_looks_like_is_written_where_texts_are_not_alike(con: Connection) -> None:
-    """Each country has its capital, which shares no letters with it."""
-    generator = np.random.default_rng(9)
-    words = ["".join(generator.choice(list("abcdefghijklmnop"), 7)) for _ in range(240)]
-    capital = dict(zip(words[:120], words[120:], strict=True))
-    oracle = Writing(lambda a, b: capital.get(a) == b, lambda prompt: capital.get(prompt.args[0], "no idea"))
-    con.register_model("oracle", oracle)
-    table(con, "l", words[:120])
-    table(con, "r", words[120:])
-    rows, report = run(con, "SELECT l.i, r.i FROM l JOIN r ON AI_FILTER(PROMPT('The seat of {0} is {1}', l.s, r.s))")
-    assert scorer(report) == "map then block"
-    assert oracle.written <= 120 + 32 + 1  # the lists that were tried, and the opinion about the question
-    assert len(set(rows) & {(at, at) for at in range(120)}) >= 114
-    assert len(rows) <= 120
-    assert len(oracle.asked) < 120 * 120 / 3
-
-
-def test_several_pairs_in_one_prompt(con: Connection) -> None:
-    """No kinds, no labels, no likeness; a model that is right about lists, and fails on those with a long text."""
-    generator = np.random.default_rng(10)
-    likes = {(f"x {a}", f"y {b}") for a in range(70) for b in range(60) if generator.random() < 0.4}
-
-    def write(prompt: Prompt) -> str:
-        if len(prompt.args) < 2:
-            return "who knows"
-        lines = prompt.args[1].splitlines()
-        named = [line.split(". ", 1) for line in lines]
-        return ", ".join(number for number, text in named if (prompt.args[0], text) in likes) or "none"
-
-    oracle = Writing(lambda a, b: (a, b) in likes, write)
-    con.register_model("oracle", oracle)
-    table(con, "l", [f"x {at}" for at in range(70)])
-    table(con, "r", [f"y {at}" for at in range(60)])
-    rows, report = run(con, "SELECT l.s, r.s FROM l JOIN r ON AI_FILTER(PROMPT('Does {0} like {1}?', l.s, r.s))")
-    assert scorer(report) == "several"
-    assert oracle.written < 70 * 60 / 10
-    assert len(oracle.asked) < 70 * 60 / 3
-    assert len(set(rows) & likes) >= 0.95 * max(len(likes), len(rows))
 
 
 def test_a_question_that_tells_its_sides_apart_is_asked_both_ways(con: Connection) -> None:
