@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqluice.engine.operators.joining import below_the_join
 from sqluice.errors import ModelError
 from sqluice.optimizer.ast import spec_of
 from sqluice.optimizer.joins import choose
-from sqluice.optimizer.joins.sides import detected, pair_of, split
+from sqluice.optimizer.joins.sides import below_the_join, detected, pair_of, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

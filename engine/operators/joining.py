@@ -20,7 +20,7 @@ from sqluice.optimizer import arrange
 from sqluice.optimizer.ast import args_of, conjunction, spec_of, sql
 from sqluice.optimizer.joins import classify
 from sqluice.optimizer.joins.pairs import Pairs
-from sqluice.optimizer.joins.sides import columns_of, detected, pair_of, split
+from sqluice.optimizer.joins.sides import below_the_join, columns_of, detected, pair_of, split
 from sqluice.optimizer.plan import ORDINAL, Keep
 
 if TYPE_CHECKING:
@@ -316,16 +316,6 @@ class Joining:
 
     def _sql(self, node: exp.Expr) -> str:
         return sql(self._executor.typed(node))
-
-
-def below_the_join(stage: Stage, sides: Sides) -> bool:
-    """Whether all predicates with questions are about one side each, at most one about each side, so that they can be
-    decided before the sides are multiplied."""
-    owners = [
-        [at for at, group in enumerate(sides.groups) if columns_of(one) & set(group.columns)] for one in sides.filters
-    ]
-    one_each = all(len(own) == 1 for own in owners) and len({own[0] for own in owners}) == len(owners)
-    return one_each and stage.limit is None and not stage.keeps
 
 
 def _labels_first(detection: Detection, first: int, second: int, places: list[list[int]]) -> bool:
