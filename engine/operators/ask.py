@@ -172,6 +172,11 @@ class Asker:
             start = end
         return joined(parts) if parts else self._answer(rows, n_rows, reason)
 
+    def charge(self, batches: Sequence[Batch], usd: float) -> None:
+        """Count what the same model was asked beside this question against its budgets."""
+        for budget in self._budgets:
+            budget.charge(batches, usd)
+
     def room(self) -> int | None:
         """Calls that the budgets leave; None without a budget."""
         if not self._budgets:
@@ -303,8 +308,7 @@ class Asker:
         self.op.add_batches(asked.batches)
         usd = cost(self.model.info, asked.batches)
         self.op.cost_usd += usd
-        for budget in self._budgets:
-            budget.charge(asked.batches, usd)
+        self.charge(asked.batches, usd)
 
     def _nothing(self, n: int) -> Asked:
         """Rows that are not asked about."""

@@ -134,7 +134,9 @@ class PairJoin:
             return self._cross(pairs, most_calls)  # in any order: matches are frequent
         best: tuple[str, Outcome] | None = None
         for option in choose.options(facts, approximate=True):
-            if option.why_not or option.name == "cross" or (exact and option.name != "block"):
+            room = self.asking.asker.room()
+            spent = room is not None and option.name != "block" and option.calls > room
+            if option.why_not or option.name == "cross" or spent or (exact and option.name != "block"):
                 continue
             outcome = self._tried(option)
             if outcome is not None and shortcut:
@@ -236,7 +238,7 @@ class PairJoin:
     def _mapped(self, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
         """Features and similarities of the pairs, and of what the model writes for each left input with the right."""
         writer = Mapped(self._run, self._spec, self._left.places[0])
-        self._paid.append(writer)
+        self._beside(writer)
         lines = writer.of(self._left.lines)
         vectors = None
         if self._descriptions().vectors is not None and self._embedder is not None:
@@ -274,21 +276,26 @@ class PairJoin:
         if isinstance(request, NameAttribute):
             if self._attributes is None:
                 self._attributes = Attributes(self._run, self._spec, request.attribute)
-                self._paid.append(self._attributes)
+                self._beside(self._attributes)
             lines = (self._right if request.side else self._left).lines
             return self._attributes.of([lines[at] for at in request.inputs.tolist()])
         if isinstance(request, JudgeTogether):
             if self._together is None:
                 self._together = Together(self._run, self._spec, self._left.places[0])
-                self._paid.append(self._together)
+                self._beside(self._together)
             texts = self.asking.texts(self._whole(request.rows))
             place = self._left.places[0]
             return self._together.of(texts[place], texts[1 - place])
         assert isinstance(request, ScoreLabels)
         if self._labels is None:
             self._labels = LabelScores(self._run, self._spec, self._left.places, self._right.lines)
-            self._paid.append(self._labels)
+            self._beside(self._labels)
         return self._labels.of(self._left.texts, request.lefts)
+
+    def _beside(self, source: Source) -> None:
+        """The oracle's model is asked something else than the question: that counts against its budgets."""
+        source.charged = self.asking.asker.charge
+        self._paid.append(source)
 
     def _whole(self, rows: np.ndarray) -> np.ndarray:
         """Pairs as they were before they were folded."""

@@ -21,14 +21,14 @@ from sqluice.types import Prompt
 from sqluice.udfs.spec import Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqluice.engine.operators.inputs import Inputs
     from sqluice.engine.run import Run
     from sqluice.engine.trace import OpTrace
     from sqluice.optimizer.cascade.constraints import Constraint
     from sqluice.optimizer.cascade.head import Fitted
-    from sqluice.workers.protocol import Asked
+    from sqluice.workers.protocol import Asked, Batch
 
 MOST_KNOWN = 50_000
 """Embeddings that are held."""
@@ -220,6 +220,8 @@ class Source:
         self._function = function
         self._op: OpTrace | None = None
         self._rows = 0
+        self.charged: Callable[[Sequence[Batch], float], None] | None = None
+        """What else is told of micro-batches and what they cost."""
 
     @property
     def uri(self) -> str:
@@ -244,7 +246,10 @@ class Source:
         self._rows += len(asked.tokens_in)
         self._op.scored += len(asked.tokens_in)
         self._op.add_batches(asked.batches)
-        self._op.cost_usd += cost(model.info, asked.batches)
+        usd = cost(model.info, asked.batches)
+        self._op.cost_usd += usd
+        if self.charged is not None:
+            self.charged(asked.batches, usd)
 
     @property
     def usd(self) -> float:

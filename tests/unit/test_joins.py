@@ -182,6 +182,25 @@ def test_a_budget_ends_a_join(con: Connection) -> None:
     assert set(rows) <= true
 
 
+def test_calls_for_labels_count_against_a_budget(con: Connection) -> None:
+    about = [TOPICS[at * 7 % 6] for at in range(400)]
+    oracle = Pairwise(lambda text, topic: topic in text)
+    con.register_model("oracle", oracle)
+    table(con, "l", [f"story {at} tells of {topic}" for at, topic in enumerate(about)])
+    table(con, "r", TOPICS)
+    for calls, strategy in ((650, "classify"), (300, "head")):
+        oracle.asked.clear()
+        oracle.labelled = 0
+        run(con, f"SET ai_budget = '{calls} calls'")
+        rows, report = run(con, "SELECT l.i, r.i FROM l JOIN r ON AI_FILTER(PROMPT('{0} is about {1}', l.s, r.s))")
+        assert scorer(report) == strategy
+        assert report.label == "uncertified(budget)"
+        assert len(oracle.asked) + oracle.labelled <= calls
+    run(con, "SET ai_budget = '650 calls'")
+    rows, _ = run(con, "SELECT l.i, r.i FROM l JOIN r ON AI_FILTER(PROMPT('{0} is about {1}', l.s, r.s))")
+    assert set(rows) == {(at, TOPICS.index(topic)) for at, topic in enumerate(about)}
+
+
 BUDGET = " {'budget': '300 calls'})"
 
 
