@@ -87,7 +87,8 @@ class Joining:
         limited = stage.limit is not None
         if limited and (len(sides.groups) > 2 or len(stage.filters) > 1 or stage.keeps):
             return None
-        return cls(executor, stage, sides, run) if pairs and (cascading or limited or len(names) > 2) else None
+        multiplied = len(names) > 2 and not sides.linking
+        return cls(executor, stage, sides, run) if pairs and (cascading or limited or multiplied) else None
 
     def relation(self) -> str | None:
         """SQL of the rows that meet all conditions; None where the stage is to be spooled and filtered after all."""

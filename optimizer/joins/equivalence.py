@@ -28,6 +28,8 @@ class Equivalence:
             self._differ.setdefault(a, set()).add(b)
             self._differ.setdefault(b, set()).add(a)
             return
+        for root, other in ((a, b), (b, a)):  # answers that contradict each other: the last one holds
+            self._differ.get(root, set()).discard(other)
         self._parent[b] = a
         for other in self._differ.pop(b, set()):
             self._differ[other].discard(b)

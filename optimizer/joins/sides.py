@@ -128,12 +128,12 @@ def detected(predicate: exp.Expr, names: Mapping[str, str], template: str) -> De
 
 def below_the_join(stage: Stage, sides: Sides) -> bool:
     """Whether all predicates with questions are about one side each, at most one about each side, so that they can be
-    decided before the sides are multiplied."""
+    decided before the sides are multiplied: no condition between them leaves rows without a partner."""
     owners = [
         [at for at, group in enumerate(sides.groups) if columns_of(one) & set(group.columns)] for one in sides.filters
     ]
     one_each = all(len(own) == 1 for own in owners) and len({own[0] for own in owners}) == len(owners)
-    return one_each and stage.limit is None and not stage.keeps
+    return one_each and stage.limit is None and not stage.keeps and not sides.linking
 
 
 def columns_of(node: exp.Expr) -> set[str]:

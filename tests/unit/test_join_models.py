@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import sqluice
+from sqluice.optimizer.joins.equivalence import Equivalence
 from sqluice.types import Completion
 from support.pairs import TOPICS, Letters, NoLabels, Pairwise, Writing, run, scorer, table
 
@@ -93,6 +94,15 @@ def test_several_pairs_in_one_prompt(con: Connection) -> None:
     assert oracle.written < 70 * 60 / 10
     assert len(oracle.asked) < 70 * 60 / 3
     assert len(set(rows) & likes) >= 0.95 * max(len(likes), len(rows))
+
+
+def test_answers_that_contradict_an_equivalence() -> None:
+    generator = np.random.default_rng(11)
+    for _ in range(200):
+        known = Equivalence(12)
+        for a, b in generator.integers(0, 12, (60, 2)).tolist():
+            known.learn(a, b, equal=bool(generator.random() < 0.3))
+            assert known.follows(a, b) in (True, False, None)
 
 
 @pytest.mark.parametrize("selfjoin", [True, False])
