@@ -76,6 +76,8 @@ def split(stage: Stage) -> Sides | None:
     if any(isinstance(item, exp.Lateral | exp.Unnest | exp.Values) for item in items):
         return None
     names = [item.alias_or_name for item in items]
+    if any(not isinstance(item, exp.Table) and _tables(item, names) for item in items):
+        return None  # a subquery that looks at the items before it
     values = [one.this if isinstance(one, exp.Alias) else one for one in source.expressions]
     parts = [*conditions(source), *(part for join in joins for part in conjuncts(join.args.get("on")))]
     if not _is_plain(values, parts, names):

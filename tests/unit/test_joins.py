@@ -306,6 +306,19 @@ def test_a_question_about_one_side_is_a_filter(con: Connection) -> None:
     assert rows == [(40 * 300 + 360, 400)]
 
 
+def test_a_subquery_that_looks_at_the_table_before_it(con: Connection) -> None:
+    oracle = Pairwise(lambda a, _: a.endswith("7"))
+    con.register_model("oracle", oracle)
+    table(con, "l", [f"x {at}" for at in range(40)])
+    for plan in ("rowwise", "optimized"):
+        run(con, f"SET ai_plan = '{plan}'")
+        rows, report = run(
+            con, "SELECT l.i, w.c FROM l, (SELECT l.i AS c) w WHERE AI_FILTER(PROMPT('Seven? {0}', l.s))"
+        )
+        assert sorted(rows) == [(at, at) for at in (7, 17, 27, 37)]
+        assert not report.warnings
+
+
 def test_the_seed_decides_and_nothing_else(con: Connection) -> None:
     oracle, _ = shops(con)
     sql = f"SELECT l.i, r.i FROM l JOIN r ON {SAME}"
