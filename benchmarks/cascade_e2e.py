@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from asking import embedded, timed
 
 import sqluice
 from sqluice.types import ModelInfo
@@ -53,11 +53,7 @@ class Nearest:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Float32 [n, d]."""
-        rows = self._con.cursor().execute(
-            "SELECT AI_EMBED(s) FROM (SELECT unnest(?) AS s, unnest(?) AS at) ORDER BY at",
-            [list(texts), list(range(len(texts)))],
-        )
-        return np.array([row for (row,) in rows.fetchall()], np.float32)
+        return embedded(self._con, texts)
 
     def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> np.ndarray:
         """Float32 [n, k]."""
@@ -85,20 +81,6 @@ def f1(found: Sequence[Any], true: Sequence[Any], labels: Sequence[Any]) -> floa
         both = sum(a == b == label for a, b in zip(found, true, strict=True))
         values.append(2 * both / max(sum(a == label for a in found) + sum(b == label for b in true), 1))
     return float(np.mean(values))
-
-
-def run(con: Connection, sql: str, settings: dict[str, str], mode: dict[str, str]) -> tuple[dict[Any, Any], Any, float]:
-    """Answers by id, the report, seconds."""
-    cursor = con.cursor()
-    for name, value in {**settings, **mode}.items():
-        cursor.execute(f"SET {name} = '{value}'")
-    started = time.perf_counter()
-    cursor.execute(sql)
-    found = dict(cursor.fetchall())
-    seconds, report = time.perf_counter() - started, cursor.report
-    for name in {**settings, **mode}:
-        cursor.execute(f"RESET {name}")
-    return found, report, seconds
 
 
 def main() -> None:
@@ -130,12 +112,13 @@ def main() -> None:
         f"ai_{n}": str(getattr(args, n)) for n in ("recall", "precision", "accuracy")
     }
     for warm in ("SELECT AI_EMBED('a')", f"SELECT {question} FROM (SELECT 'a' AS text)"):
-        run(con, f"SELECT 1, ({warm})", settings, {"ai_mode": "exact"})
+        timed(con, f"SELECT 1, ({warm})", {**settings, "ai_mode": "exact"})
     truth = {row: (label == "positive" if is_filter else label) for row, label in gold.items()}
     wanted = [True] if is_filter else labels
     modes, oracle = [], {}
     for mode, how in MODES.items():
-        found, report, seconds = run(con, sql, settings, how)
+        rows, report, seconds = timed(con, sql, {**settings, **how})
+        found = dict(rows)
         oracle = oracle or found
         ids = list(gold)
         answers = [found[row] for row in ids]

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from asking import embedded, timed
 
 import sqluice
 from sqluice.types import ModelInfo
@@ -96,20 +97,6 @@ class Data:
         return {"recall": recall, "precision": precision, "f1": 2 * both / max(len(found) + len(true), 1)}
 
 
-def ask(con: Connection, sql: str, settings: dict[str, str]) -> tuple[set[tuple[Any, Any]], Any, float]:
-    """Pairs of ids, the report, seconds."""
-    cursor = con.cursor()
-    for name, value in settings.items():
-        cursor.execute(f"SET {name} = '{value}'")
-    started = time.perf_counter()
-    cursor.execute(sql)
-    found = set(cursor.fetchall())
-    seconds, report = time.perf_counter() - started, cursor.report
-    for name in settings:
-        cursor.execute(f"RESET {name}")
-    return found, report, seconds
-
-
 def calls_of(report: Any) -> int:
     """What the oracle was asked, labels included."""
     return int(report.calls + sum(op.scored for op in report.operators if op.function.endswith("labels")))
@@ -120,13 +107,7 @@ def top_k(con: Connection, data: Data, question: str) -> dict[str, Any]:
     left, right = (list(side.items()) for side in data.sides)
     started = time.perf_counter()
     if len(right) > TOP_K:
-        vectors = []
-        for side in (left, right):
-            rows = con.cursor().execute(
-                "SELECT AI_EMBED(s) FROM (SELECT unnest(?) AS s, unnest(?) AS at) ORDER BY at",
-                [[text for _, text in side], list(range(len(side)))],
-            )
-            vectors.append(np.array([row for (row,) in rows.fetchall()], np.float32))
+        vectors = [embedded(con, [text for _, text in side]) for side in (left, right)]
         near = np.argsort(-(vectors[0] @ vectors[1].T), axis=1, kind="stable")[:, :TOP_K]
     else:
         near = np.tile(np.arange(len(right)), (len(left), 1))
@@ -137,21 +118,21 @@ def top_k(con: Connection, data: Data, question: str) -> dict[str, Any]:
         [[a for a, _ in pairs], [b for _, b in pairs]],
     )
     sql = f"SELECT l.id, r.id FROM near JOIN l ON l.id = near.a JOIN r ON r.id = near.b WHERE {question}"
-    found, report, _ = ask(con, sql, {"ai_mode": "exact", "ai_max_cross_calls": "100000000"})
+    rows, report, _ = timed(con, sql, {"ai_mode": "exact", "ai_max_cross_calls": "100000000"})
     seconds = time.perf_counter() - started
-    return {"name": f"embedding top-{TOP_K}", "calls": calls_of(report), "seconds": seconds, **data.quality(found)}
+    return {"name": f"embedding top-{TOP_K}", "calls": calls_of(report), "seconds": seconds, **data.quality(set(rows))}
 
 
-def cross(con: Connection, data: Data, question: str, cross_calls: int, rows: int, *, gold: bool) -> dict[str, Any]:
+def cross(con: Connection, data: Data, question: str, cross_calls: int, size: int, *, gold: bool) -> dict[str, Any]:
     """The cross join on a slice, and what that makes of all of it."""
-    ids = [list(side)[:rows] for side in data.sides]
+    ids = [list(side)[:size] for side in data.sides]
     cursor = con.cursor()
     for name, some in zip(("l", "r"), ids, strict=True):
         cursor.execute(
             f"CREATE OR REPLACE TEMP TABLE {name}s AS SELECT * FROM {name} WHERE id IN (SELECT unnest(?))", [some]
         )
     sql = f"SELECT l.id, r.id FROM ls AS l, rs AS r WHERE {question}"
-    found, report, seconds = ask(con, sql, {"ai_mode": "exact"})
+    rows, report, seconds = timed(con, sql, {"ai_mode": "exact"})
     a_call = seconds / max(calls_of(report), 1)
     inside = {(a, b) for a, b in data.matches if a in set(ids[0]) and b in set(ids[1])}
     return {
@@ -160,7 +141,7 @@ def cross(con: Connection, data: Data, question: str, cross_calls: int, rows: in
         "seconds": a_call * cross_calls,
         "predicted": True,
         "slice": {"rows": [len(ids[0]), len(ids[1])], "calls": calls_of(report), "seconds": seconds},
-        **({"recall": 1.0, "precision": 1.0, "f1": 1.0} if gold else data.quality(found, inside)),
+        **({"recall": 1.0, "precision": 1.0, "f1": 1.0} if gold else data.quality(set(rows), inside)),
     }
 
 
@@ -195,12 +176,12 @@ def main() -> None:
         con.cursor().execute(f"SET ai_oracle = '{args.oracle}'")
     prompt = args.prompt.replace("'", "''")
     question = f"AI_FILTER(PROMPT('{prompt}', l.text, r.text))"
-    ask(con, f"SELECT 1, {question} FROM (SELECT 'a' AS text) AS l, (SELECT 'b' AS text) AS r", {"ai_mode": "exact"})
+    timed(con, f"SELECT 1, {question} FROM (SELECT 'a' AS text) AS l, (SELECT 'b' AS text) AS r", {"ai_mode": "exact"})
     cross_calls = len(set(data.sides[0].values())) * len(set(data.sides[1].values()))
     runs = []
     for seed in range(args.seeds):
         sql = f"SELECT l.id, r.id FROM l JOIN r ON {question}"
-        found, report, seconds = ask(con, sql, {**settings, "ai_seed": str(seed)})
+        rows, report, seconds = timed(con, sql, {**settings, "ai_seed": str(seed)})
         cascades = [one for op in report.operators for one in op.cascades]
         strategy = cascades[0].scorer or "cross" if cascades else "cross"
         runs.append(
@@ -208,7 +189,7 @@ def main() -> None:
                 "strategy": strategy.split(" ")[0],
                 "calls": calls_of(report),
                 "cross_calls": cross_calls,
-                **data.quality(found),
+                **data.quality(set(rows)),
                 "certified": report.label.startswith("certified") or report.label == "exact",
                 "label": report.label,
                 "seconds": seconds,

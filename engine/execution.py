@@ -136,7 +136,7 @@ class Executor:
         end = "" if cap is None else f" LIMIT {cap}"
         select = f"SELECT row_number() OVER () AS {ORDINAL}, q.* FROM ({source}) AS q({names}){end}"
         self._create("TABLE", stage.name, select)
-        found = self._count(f'"{stage.name}"')
+        found = self.count(stage.name)
         if stage.pairs and found > MAX_PAIR_ROWS:
             raise NotSupportedError(too_many(f"more than {MAX_PAIR_ROWS:,} pairs of rows"))
         return found
@@ -151,20 +151,12 @@ class Executor:
         else:
             self._con.execute(f'INSERT INTO "{name}" {select}')
         self._release()
-        return self._count(f'"{name}"')
+        return self.count(name)
 
     def create_table(self, name: str, select: str) -> None:
         """Make a table that is dropped with the others."""
         self._create("TABLE", name, select)
         self._release()
-
-    def count(self, table: str) -> int:
-        """Rows of a table."""
-        return self._count(f'"{table}"')
-
-    def row(self, select: str) -> tuple[int, ...]:
-        """The only row of a query, of whole numbers."""
-        return self._row(select)
 
     def fetched(self, select: str) -> pa.Table:
         """All rows of a query."""
@@ -181,7 +173,7 @@ class Executor:
 
     def is_asked_elsewhere(self, number: int) -> bool:
         """Whether a question stands more than once in the plan."""
-        trees = [self._plan.statement, *(ask for one in self._plan.stages for ask in _trees(one))]
+        trees = [self._plan.statement, *(tree for one in self._plan.stages for tree in _trees(one))]
         sites = [node for tree in trees for node in tree.walk() if is_site(node) or is_pinned(node)]
         asked = sum(ask.spec == number for one in self._plan.stages for ask in one.asks)
         return asked + sum(spec_of(site) == number for site in sites) > 1
@@ -191,11 +183,8 @@ class Executor:
         import pyarrow as pa
 
         table = self.answers(number)
-        n = len(given.places)
         args = {f"a{at}": column for at, column in enumerate(texts)}
-        errors = pa.array([given.errors.get(at) for at in range(n)], pa.string())
-        columns = {**args, "v": given.values, "e": errors, "tier": given.tiers, "place": given.places}
-        with self.holding(pa.table(columns)) as name:
+        with self.holding(pa.table({**args, **_answered(given)})) as name:
             self._con.execute(f'INSERT INTO "{table}" SELECT {self.key(list(args))}, v, e, tier, place FROM "{name}"')
 
     def drop_table(self, name: str) -> None:
@@ -283,7 +272,7 @@ class Executor:
         import pyarrow as pa
 
         columns = ", ".join(f"i.a{at}" for at in range(arity)) or "i.id"
-        with self._window.holding(self._con, pa.table({"id": ids, "at": np.arange(len(ids))})) as name:
+        with self.holding(pa.table({"id": ids, "at": np.arange(len(ids))})) as name:
             rows = self._con.sql(
                 f'SELECT {columns} FROM "{name}" AS w JOIN "{inputs}" AS i ON i.id = w.id ORDER BY w.at'
             ).to_arrow_table()
@@ -339,7 +328,7 @@ class Executor:
         )
         if ask.counts:
             self._count_rows(ask.spec, keyed, key, name, table)
-        fresh = self._count(f'"{name}"')
+        fresh = self.count(name)
         most = int(self._run.settings["ai_max_cross_calls"] or 0)
         if stage.pairs and fresh > most:
             raise NotSupportedError(too_many(f"{fresh:,} calls"))
@@ -350,10 +339,10 @@ class Executor:
 
     def _count_rows(self, number: int, keyed: str, key: str, name: str, table: str) -> None:
         """Rows that bring no input, and rows whose input has its answer already."""
-        rows, with_input = self._row(f"SELECT count(*), count({key}) FROM ({keyed}) AS r")
+        rows, with_input = self.row(f"SELECT count(*), count({key}) FROM ({keyed}) AS r")
         self._add_rows(number, rows, rows - with_input)
         self._tried(partial(self._add_rows, number, -rows, with_input - rows))
-        if self._count(f'"{name}_all"') == self._count(f'"{name}"'):
+        if self.count(f"{name}_all") == self.count(name):
             return
         again = self._con.sql(
             f'SELECT a.place, g.n, a.tier, a.e IS NOT NULL AS failed FROM "{name}_all" AS g '
@@ -389,7 +378,7 @@ class Executor:
                 return
             most = WINDOW_ROWS if cascade is None or asker.calls >= FIRST_LOOK else FIRST_LOOK
             window = f"id > {done} AND id <= {done + most}"
-            (end,) = self._row(
+            (end,) = self.row(
                 f'SELECT max(id) FROM (SELECT id, sum({size}) OVER (ORDER BY id) AS bytes FROM "{inputs}" '
                 f"WHERE {window}) AS w WHERE bytes <= {WINDOW_BYTES} OR id = {done + 1}"
             )
@@ -418,10 +407,7 @@ class Executor:
         """Put the answers to numbered inputs into the table of a question's answers."""
         import pyarrow as pa
 
-        n = len(given.places)
-        errors = pa.array([given.errors.get(at) for at in range(n)] if given.errors else pa.nulls(n), pa.string())
-        columns = {"id": ids, "v": given.values, "e": errors, "tier": given.tiers, "place": given.places}
-        with self._window.holding(self._con, pa.table(columns)) as name:
+        with self.holding(pa.table({"id": ids, **_answered(given)})) as name:
             self._con.execute(
                 f'INSERT INTO "{table}" SELECT i.k, w.v, w.e, w.tier, w.place FROM "{name}" AS w '
                 f'JOIN "{inputs}" AS i ON i.id = w.id'
@@ -449,12 +435,23 @@ class Executor:
         self._con.execute(f'DROP {kind} "{name}"')
         self._made.remove((kind, name))
 
-    def _count(self, relation: str) -> int:
-        return int(self._row(f"SELECT count(*) FROM {relation}")[0])
+    def count(self, table: str) -> int:
+        """Rows of a table."""
+        return self.row(f'SELECT count(*) FROM "{table}"')[0]
 
-    def _row(self, text: str) -> tuple[int, ...]:
+    def row(self, text: str) -> tuple[int, ...]:
+        """The only row of a query, of whole numbers; 0 for NULL."""
         (found,) = self._con.execute(text).fetchall()
         return tuple(int(value or 0) for value in found)
+
+
+def _answered(given: Given) -> dict[str, Any]:
+    """Columns of a table of answers."""
+    import pyarrow as pa
+
+    n = len(given.places)
+    errors = pa.array([given.errors.get(at) for at in range(n)] if given.errors else pa.nulls(n), pa.string())
+    return {"v": given.values, "e": errors, "tier": given.tiers, "place": given.places}
 
 
 def _trees(stage: Stage) -> list[exp.Expr]:
@@ -471,7 +468,7 @@ def _asked_by_rows(plan: Plan) -> set[int]:
     """Specs of the AI expressions that are left to DuckDB."""
     trees: list[exp.Expr] = [plan.statement]
     for stage in plan.stages:
-        trees += [stage.source, *stage.filters, *stage.keeps]
+        trees += _trees(stage)
         trees += [part for ask in stage.asks for part in (*ask.args, ask.guard) if part is not None]
     return {spec_of(node) for tree in trees for node in tree.walk() if is_pinned(node)}
 

@@ -95,7 +95,7 @@ def _stage(con: Any, stage: Stage, run: Run, cascades: Mapping[int, Cascade]) ->
         found["estimated_rows"] = rows
     if stage.limit is not None:
         found["limit"] = stage.limit.count + stage.limit.offset
-    joins = explain_joins.describe(stage, run, cascades, lambda source: _estimate(con, source))
+    joins = explain_joins.describe(stage, run, cascades, lambda source: _estimate(con, source) or UNKNOWN_ROWS)
     if joins:
         found["joins"] = joins
     filters = stage.filters

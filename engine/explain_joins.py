@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def describe(
-    stage: Stage, run: Run, cascades: Mapping[int, Cascade], rows_of: Callable[[exp.Expr], int | None]
+    stage: Stage, run: Run, cascades: Mapping[int, Cascade], rows_of: Callable[[exp.Expr], int]
 ) -> list[dict[str, Any]]:
     """The strategies of each question about two groups of tables, the cheapest first; `rows_of` guesses the rows of a
     query. Nothing where a stage is not a join by questions, or has one about one side alone."""
@@ -36,7 +36,7 @@ def describe(
         if both is not None:
             number = spec_of(predicate)
             detection = detected(predicate, sides.names, run.specs[number].template)
-            rows = sorted((rows_of(sides.groups[at].source) or UNKNOWN for at in both), reverse=True)
+            rows = sorted((rows_of(sides.groups[at].source) for at in both), reverse=True)
             facts = choose.Facts(rows[0], rows[1], rows[0] * rows[1], detection=detection, writes=_writes(run, number))
             found.append(_question(facts, run, number, cascades.get(number)))
     return found
@@ -49,10 +49,8 @@ def _question(facts: choose.Facts, run: Run, number: int, cascade: Cascade | Non
         told: dict[str, Any] = {"strategy": one.name, "calls": round(one.calls)}
         if one.why_not:
             told["why_not"] = one.why_not
-        elif cascade is not None and one.recall != "1":
-            told["recall"] = cascade.contract.recall
         else:
-            told["recall"] = 1.0
+            told["recall"] = 1.0 if cascade is None or one.name == choose.CROSS else cascade.contract.recall
         if cost is not None:
             told["seconds"] = cost[0] * one.calls
         options.append(told)
@@ -78,10 +76,6 @@ def _about(detection: Detection) -> str:
             f"whether the {detection.attribute} is {'the same' if detection.relation == 'same' else 'another'}{guess}"
         )
     return f"both texts together{guess}"
-
-
-UNKNOWN = 1000
-"""Rows taken where DuckDB cannot tell how many there are."""
 
 
 def text(joins: list[dict[str, Any]]) -> list[str]:

@@ -157,22 +157,23 @@ class Joining:
         return predicate, a, b
 
     def _links(self, columns: frozenset[str]) -> str:
-        """The conditions that can be decided on these columns, as SQL; they are not needed again."""
+        """The conditions that can be decided on these columns, as SQL."""
         here = [part for part in self._linking if columns_of(part) <= columns]
         found = conjunction([part.copy() for part in here])
         return "true" if found is None else self._sql(found)
 
     def _crossed(self, a: _Group, b: _Group) -> _Group:
         """All pairs of two groups that meet the conditions between them."""
-        columns = a.columns | b.columns
-        links = self._links(columns)
+        links = self._links(a.columns | b.columns)
         rows = self._executor.count(a.table) * self._executor.count(b.table)
         if links == "true" and rows > MAX_PAIR_ROWS:
             raise NotSupportedError(too_many(f"{rows:,} pairs of rows"))
-        self._linking = [part for part in self._linking if not columns_of(part) <= columns]
         return self._paired(a, b, f'"{a.table}" AS l CROSS JOIN "{b.table}" AS r', links)
 
     def _paired(self, a: _Group, b: _Group, source: str, where: str) -> _Group:
+        """The rows of both groups in `source`, where `where` holds: the conditions between them, not needed again."""
+        both = a.columns | b.columns
+        self._linking = [part for part in self._linking if not columns_of(part) <= both]
         sides = ((a, "l"), (b, "r"))
         columns = ", ".join(f'{side}."{name}"' for group, side in sides for name in group.shown)
         ordinals = (*a.ordinals, *b.ordinals)
@@ -181,7 +182,7 @@ class Joining:
         table = self._table(
             f"p{len(self._made)}", f"SELECT row_number() OVER (ORDER BY {order}) AS {ORDINAL}, q.* FROM ({select}) AS q"
         )
-        return _Group(table, a.columns | b.columns, ordinals)
+        return _Group(table, both, ordinals)
 
     def _joined(self, predicate: exp.Expr, a: _Group, b: _Group) -> _Group | None:
         """The pairs of two groups for which a question is true."""
@@ -213,7 +214,6 @@ class Joining:
         rows = np.flatnonzero(outcome.accepted)
         found = (pairs.right[rows], pairs.left[rows]) if swapped else (pairs.left[rows], pairs.right[rows])
         matches = self._matches(*found)
-        self._linking = [part for part in self._linking if not columns_of(part) <= a.columns | b.columns]
         source = f'"{matches}" AS m JOIN "{keyed[0]}" AS l ON l.__id = m.l JOIN "{keyed[1]}" AS r ON r.__id = m.r'
         return self._paired(a, b, source, links)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sqluice.engine.operators.scoring import Source, chances_of
 from sqluice.errors import ModelError
-from sqluice.optimizer.joins.classify import LABELS_AT_ONCE
+from sqluice.optimizer.joins.classify import chunks
 from sqluice.optimizer.joins.detect import labels_of
 from sqluice.types import Prompt
 from sqluice.udfs.ai_classify import instruction
@@ -43,11 +43,6 @@ class Attributes(Source):
         )
         super().__init__(run, asked, f"{spec.function} {attribute}")
         self._numbers: dict[str, int] = {}
-
-    @property
-    def calls(self) -> int:
-        """Calls so far."""
-        return self._rows
 
     def of(self, texts: Sequence[str]) -> np.ndarray:
         """Probabilities of the known values, float64 [k, values], or the number of the value named, float64 [k, 1]; NaN
@@ -83,7 +78,7 @@ class LabelScores(Source):
                 distinct[mark] = len(names)
                 names.append(label)
             self._column[at] = distinct[mark]
-        size = -(-len(names) // -(-len(names) // LABELS_AT_ONCE))
+        size = -(-len(names) // chunks(len(names)))
         self._chunks = [tuple(names[start : start + size]) for start in range(0, len(names), size)]
         body = "\n".join(f"{{{at}}}" for at in range(len(places)))
         asked = replace(
@@ -93,11 +88,6 @@ class LabelScores(Source):
             template=instruction([(name, "") for name in names], Options(multi=True)) + body,
         )
         super().__init__(run, asked, f"{spec.function} labels")
-
-    @property
-    def calls(self) -> int:
-        """Calls so far."""
-        return self._rows
 
     def of(self, texts: list[list[str]], rows: np.ndarray) -> np.ndarray:
         """Probabilities of all labels, float64 [k, labels], NaN in rows without an answer. `ModelError` where the model

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sqluice.engine.operators.ask import HEAD, PROXY, RULE, Routing, marked
 from sqluice.engine.run import Given
+from sqluice.optimizer.cascade.learner import NULL, YES
 from sqluice.optimizer.joins.equivalence import Equivalence
-from sqluice.optimizer.joins.pairs import NULL, YES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,7 @@ _FEW = 128
 """Pairs asked about at once where later answers may follow from theirs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Inputs:
     """The distinct inputs of one side: a column of texts for each placeholder in `places`, and how many rows each input
     stands for, int64 [n]. `keys` tell equal inputs of two sides."""
@@ -40,7 +41,7 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.n_rows)
 
-    @property
+    @cached_property
     def lines(self) -> list[str]:
         """Each input as one text."""
         return [" ".join(row) for row in zip(*self.texts, strict=True)]
@@ -161,8 +162,8 @@ class PairAsking:
         self.asker.op.rows_in += rows
         self.asker.op.rows_out += rows
 
-    def trace(self, name: str, outcome: Outcome) -> int:
-        """Put the pairs that a strategy has decided into the trace; how many were left out."""
+    def trace(self, name: str, outcome: Outcome) -> None:
+        """Put the pairs that a strategy has decided into the trace, the likeliest of them where they are very many."""
         pairs = self.pairs
         asked = self._places >= 0
         inferred = np.flatnonzero(~asked & ~pairs.open)
@@ -170,13 +171,11 @@ class PairAsking:
             inferred, pairs.labels[inferred] == YES, np.full(len(inferred), np.nan), Routing(RULE, name, *_NO)
         )
         rows = np.flatnonzero(pairs.open & ~np.isnan(outcome.scores))
-        left_out = max(len(rows) - MOST_TRACED, 0)
-        if left_out:
+        if len(rows) > MOST_TRACED:
             order = np.lexsort((rows, -outcome.scores[rows], ~outcome.accepted[rows]))
             rows = rows[order[:MOST_TRACED]]
         by = Routing(PROXY if name == "classify" else HEAD, name, outcome.tau_low, outcome.tau_high)
         self._decided(rows, outcome.accepted[rows], outcome.scores[rows], by)
-        return left_out
 
     def _decided(self, rows: np.ndarray, accepted: np.ndarray, scores: np.ndarray, by: Routing) -> None:
         import pyarrow as pa

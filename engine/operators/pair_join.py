@@ -7,7 +7,7 @@ gets them, and puts every pair that was asked about into the trace.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -15,15 +15,17 @@ from sqluice.engine.operators.ask import measured
 from sqluice.engine.operators.candidates import nearest
 from sqluice.engine.operators.label_scores import Attributes, LabelScores
 from sqluice.engine.operators.pair_asking import PairAsking
-from sqluice.engine.operators.scoring import Embedder
+from sqluice.engine.operators.scoring import Embedder, Source
 from sqluice.engine.operators.written import Mapped, Together
 from sqluice.engine.report import CascadeReport
 from sqluice.errors import ModelError, NotSupportedError
 from sqluice.optimizer.cascade.constraints import told
+from sqluice.optimizer.cascade.learner import NULL, YES
 from sqluice.optimizer.joins import attribute, block, choose, classify, equivalence, factor, several, symmetry
 from sqluice.optimizer.joins.detect import MOST_SAMPLES, parse, question
 from sqluice.optimizer.joins.features import Described
 from sqluice.optimizer.joins.pairs import (
+    BUDGET,
     AskPairs,
     JudgeTogether,
     NameAttribute,
@@ -35,13 +37,16 @@ from sqluice.optimizer.joins.pairs import (
 from sqluice.optimizer.joins.symmetry import Folded, agree, turned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqluice.engine.operators.pair_asking import Inputs
-    from sqluice.engine.operators.scoring import Source
     from sqluice.engine.run import Run
     from sqluice.optimizer.joins.choose import Option
     from sqluice.optimizer.joins.detect import Detection
     from sqluice.optimizer.joins.pairs import Pairs, Request, Strategy
     from sqluice.optimizer.plan import Cascade
+
+S = TypeVar("S", bound=Source)
 
 MOST_TOKENS = 80
 """Of a model's opinion about a question."""
@@ -79,12 +84,8 @@ class PairJoin:
         self._generator = np.random.default_rng([2, int(run.settings["ai_seed"] or 0), number])
         self._same = left.keys == right.keys
         self._detection = detection
-        self._labels: LabelScores | None = None
-        self._attributes: Attributes | None = None
-        self._together: Together | None = None
-        self._paid: list[Source] = []
-        """Models that were asked something else than the question."""
-        self._embedder: Embedder | None = None
+        self._sources: dict[type[Source], Source] = {}
+        """Models that are asked something else than the question."""
         self._described: Described | None = None
         self._folded: Folded | None = None
         self._asking: PairAsking | None = None
@@ -136,14 +137,14 @@ class PairJoin:
         for option in choose.options(facts, approximate=True):
             room = self.asking.asker.room()
             spent = room is not None and option.name != "block" and option.calls > room
-            if option.why_not or option.name == "cross" or spent or (exact and option.name != "block"):
+            if option.why_not or option.name == choose.CROSS or spent or (exact and option.name != "block"):
                 continue
             outcome = self._tried(option)
             if outcome is not None and shortcut:
                 outcome = outcome.assuming_too(equivalence.ASSUMING)
             if outcome is not None and exact:
                 return self._cross(pairs, most_calls)
-            if outcome is not None and (outcome.certified or outcome.reason == block.BUDGET):
+            if outcome is not None and (outcome.certified or outcome.reason == BUDGET):
                 return self._finished(option.name, outcome)
             if outcome is not None:
                 best = (option.name, outcome)
@@ -153,7 +154,7 @@ class PairJoin:
 
     def _facts(self, pairs: Pairs) -> choose.Facts:
         known = pairs.labels[pairs.labels >= 0]
-        positive = int((known == 1).sum())
+        positive = int((known == YES).sum())
         share = (positive + 0.5) / (len(known) + 1)
         if positive < choose.DENSE:
             share = min(share, 1 / max(min(pairs.lefts, pairs.rights), 1))
@@ -204,7 +205,7 @@ class PairJoin:
     def _unfolded(self, option: Option, folded: Folded, outcome: Outcome) -> Outcome | None:
         """The outcome for all pairs, once some matches were asked about the other way too."""
         whole = folded.whole
-        rows = folded.first[np.flatnonzero(folded.pairs.labels == 1)]
+        rows = folded.first[np.flatnonzero(folded.pairs.labels == YES)]
         tested = self._generator.permutation(rows[turned(whole, rows) >= 0])[: symmetry.TESTED]
         back = turned(whole, tested)
         self._folded = None
@@ -237,18 +238,14 @@ class PairJoin:
 
     def _mapped(self, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
         """Features and similarities of the pairs, and of what the model writes for each left input with the right."""
-        writer = Mapped(self._run, self._spec, self._left.places[0])
-        self._beside(writer)
+        writer = self._beside(Mapped, lambda: Mapped(self._run, self._spec, self._left.places[0]))
         lines = writer.of(self._left.lines)
-        vectors = None
-        if self._descriptions().vectors is not None and self._embedder is not None:
-            vectors = (self._embedder.embedded(lines), self._embedder.embedded(self._right.lines))
+        plain, vectors = self._descriptions(), None
+        if plain.vectors is not None:
+            vectors = (self._embedder().embedded(lines), plain.vectors[1])
         stop = self._run.runner.stop
-        found = [one.of_pairs(pairs, stop) for one in (self._descriptions(), self._described_by(lines, vectors))]
+        found = [one.of_pairs(pairs, stop) for one in (plain, Described.of(lines, self._right.lines, vectors))]
         return np.concatenate([one[0] for one in found], axis=1), found[0][1] + found[1][1]
-
-    def _described_by(self, lines: list[str], vectors: tuple[np.ndarray, np.ndarray] | None) -> Described:
-        return Described.of(lines, self._right.lines, vectors)
 
     def _descriptions(self) -> Described:
         if self._described is None:
@@ -257,11 +254,9 @@ class PairJoin:
 
     def _vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Embeddings of both sides; None where there is no embedder to be had."""
+        embedder = self._embedder()
         try:
-            if self._embedder is None:
-                self._embedder = Embedder(self._run, self._spec)
-                self._paid.append(self._embedder)
-            return self._embedder.embedded(self._left.lines), self._embedder.embedded(self._right.lines)
+            return embedder.embedded(self._left.lines), embedder.embedded(self._right.lines)
         except ModelError as error:
             self._run.warn(f"pairs are ranked without embeddings: {error}")
             return None
@@ -274,28 +269,35 @@ class PairJoin:
                 self._folded.pairs.labels[request.rows[:done]] = self._folded.whole.labels[rows[:done]]
             return done
         if isinstance(request, NameAttribute):
-            if self._attributes is None:
-                self._attributes = Attributes(self._run, self._spec, request.attribute)
-                self._beside(self._attributes)
+            name = request.attribute
+            attributes = self._beside(Attributes, lambda: Attributes(self._run, self._spec, name))
             lines = (self._right if request.side else self._left).lines
-            return self._attributes.of([lines[at] for at in request.inputs.tolist()])
+            return attributes.of([lines[at] for at in request.inputs.tolist()])
         if isinstance(request, JudgeTogether):
-            if self._together is None:
-                self._together = Together(self._run, self._spec, self._left.places[0])
-                self._beside(self._together)
-            texts = self.asking.texts(self._whole(request.rows))
             place = self._left.places[0]
-            return self._together.of(texts[place], texts[1 - place])
+            together = self._beside(Together, lambda: Together(self._run, self._spec, place))
+            texts = self.asking.texts(self._whole(request.rows))
+            return together.of(texts[place], texts[1 - place])
         assert isinstance(request, ScoreLabels)
-        if self._labels is None:
-            self._labels = LabelScores(self._run, self._spec, self._left.places, self._right.lines)
-            self._beside(self._labels)
-        return self._labels.of(self._left.texts, request.lefts)
+        labels = self._beside(
+            LabelScores, lambda: LabelScores(self._run, self._spec, self._left.places, self._right.lines)
+        )
+        return labels.of(self._left.texts, request.lefts)
 
-    def _beside(self, source: Source) -> None:
-        """The oracle's model is asked something else than the question: that counts against its budgets."""
+    def _source(self, kind: type[S], make: Callable[[], S]) -> S:
+        """The source of a kind, made the first time."""
+        if kind not in self._sources:
+            self._sources[kind] = make()
+        return cast("S", self._sources[kind])
+
+    def _beside(self, kind: type[S], make: Callable[[], S]) -> S:
+        """The oracle's model, asked something else than the question: that counts against its budgets."""
+        source = self._source(kind, make)
         source.charged = self.asking.asker.charge
-        self._paid.append(source)
+        return source
+
+    def _embedder(self) -> Embedder:
+        return self._source(Embedder, lambda: Embedder(self._run, self._spec))
 
     def _whole(self, rows: np.ndarray) -> np.ndarray:
         """Pairs as they were before they were folded."""
@@ -338,9 +340,8 @@ class PairJoin:
         if labels == n:
             self._run.cascaded(self._number, self._cascade, CascadeReport(contract, ASKED_ALL, None, n, n))
             return outcome
-        calls = asking.asker.calls
-        usd = measured(asking.asker.op, calls)
-        paid = sum(one.usd for one in self._paid)
+        usd = measured(asking.asker.op, asking.asker.calls)
+        paid = sum(one.usd for one in self._sources.values())
         sure = f"{contract}, {labels:,} labels"
         if outcome.assuming:
             sure = f"assuming {outcome.assuming}; {sure}"
@@ -350,7 +351,7 @@ class PairJoin:
             name,
             n,
             labels,
-            nulls=int((pairs.labels == -1).sum()),
+            nulls=int((pairs.labels == NULL).sum()),
             saving_usd=(n - labels) * usd - paid,
             saving=1 - (labels * usd + paid) / (n * usd) if usd else 0.0,
             tau_low=_number(outcome.tau_low),

@@ -22,16 +22,9 @@ import numpy as np
 
 from sqluice.optimizer.cascade.betting import draw
 from sqluice.optimizer.cascade.constraints import Constraint
-from sqluice.optimizer.cascade.learner import REJECT, Learner
-from sqluice.optimizer.cascade.logistic import logistic
-from sqluice.optimizer.joins.pairs import (
-    UNKNOWN,
-    YES,
-    AskPairs,
-    Outcome,
-    asked_everything,
-    missed_at_most,
-)
+from sqluice.optimizer.cascade.learner import REJECT, UNKNOWN, YES
+from sqluice.optimizer.cascade.logistic import logistic, sigmoid
+from sqluice.optimizer.joins.pairs import BUDGET, AskPairs, Outcome, asked_everything, proven
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -42,7 +35,7 @@ if TYPE_CHECKING:
 
 ASSUMING = "monotone score, thinning out beyond rank {cut:,}"
 UNLISTED = "no match beyond the most similar pairs"
-BUDGET, NO_MATCHES = "budget", "no match found"
+NO_MATCHES = "no match found"
 
 FIRST_SPREAD, SECOND_SPREAD, AUDIT = 150, 200, 100
 LEAST_BATCH, BATCH_SHARE = 50, 0.15
@@ -90,7 +83,7 @@ def search(
         return None
     if failed:
         return ranking.outcome(certified=False, reason=failed)
-    order = ranking.open_order()
+    order = ranking.best(len(pairs))
     depth = yield from _spread(pairs, order, SECOND_SPREAD, 30, generator)
     if depth is None:
         return ranking.outcome(certified=False, reason=BUDGET)
@@ -114,7 +107,7 @@ def search(
             if audit is None:
                 return ranking.outcome(certified=False, reason=BUDGET)
             surprise = audit
-        if missed <= missed_at_most(contract, pairs.found) and not surprise:
+        if missed <= _missed_at_most(contract, pairs.found) and not surprise:
             reached = {"recall": pairs.found / (pairs.found + missed) if missed else 1.0, "precision": 1.0}
             return ranking.outcome(
                 certified=True,
@@ -150,13 +143,8 @@ class _Ranking:
         weights = logistic(x, (self.pairs.labels[known] == YES).astype(float), np.ones(len(known)), ridge)
         self.scores = self._features @ weights[1:].astype(np.float32) + weights[0]
 
-    def open_order(self) -> np.ndarray:
-        """Pairs without a label, the likeliest first."""
-        rows = np.flatnonzero(self.pairs.open)
-        return np.asarray(rows[np.argsort(-self.scores[rows], kind="stable")])
-
     def best(self, k: int) -> np.ndarray:
-        """The k likeliest pairs without a label."""
+        """The k likeliest pairs without a label, in that order."""
         rows = np.flatnonzero(self.pairs.open)
         scores = self.scores[rows]
         if k < len(rows):
@@ -177,7 +165,7 @@ class _Ranking:
         pairs = self.pairs
         if not pairs.open.any() and not pairs.unlisted:
             return asked_everything(pairs)
-        scores = 1 / (1 + np.exp(-np.clip(self.scores, -30, 30)))
+        scores = sigmoid(self.scores)
         below = np.zeros(0, np.int64) if order is None else order[cut:]
         return Outcome(
             pairs.labels == YES,
@@ -269,17 +257,9 @@ def _proven(
     assert contract.recall is not None
     slack, delta = 1 - contract.recall, contract.delta / 2 ** (attempt + 1)
     promise = Constraint("recall", contract.recall, contract.recall / OWN_PART, slack, slack, 0.0, delta)
-    learner = Learner([promise], generator, side=REJECT)
     half = max(float((pairs.labels == YES).sum()), 1.0)
-    learner.add(half / (half + ranks), pairs.mass[rows])  # smooth in log-rank, so that its rates bend to the labels
-    known = np.flatnonzero(~pairs.open[rows])
-    learner.know(known, pairs.labels[rows[known]])
-    learner.close()
-    while len(wanted := learner.wanted()):
-        if (yield AskPairs(rows[wanted])) < len(wanted):
-            return None
-        learner.tell(pairs.labels[rows[wanted]])
-    return learner.verdict()
+    scores = half / (half + ranks)  # smooth in log-rank, so that its rates bend to the labels
+    return (yield from proven(pairs, rows, scores, [promise], generator, side=REJECT))
 
 
 def _assumed(pairs: Pairs, cut: int, *, whole: bool) -> str:
@@ -291,6 +271,12 @@ def _assumed(pairs: Pairs, cut: int, *, whole: bool) -> str:
 def _by_prior(ranking: _Ranking, below: np.ndarray) -> np.ndarray:
     """Pairs below the cut, the most similar first: an order that the score has had no part in."""
     return np.asarray(below[np.argsort(-ranking.prior[below], kind="stable")])
+
+
+def _missed_at_most(contract: Contract, found: float) -> float:
+    """How many pairs may be missing where `found` are there and all of them are right."""
+    assert contract.recall is not None
+    return (1 - contract.recall) / contract.recall * found
 
 
 def _missed(verdict: Verdict, pairs: Pairs) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqluice.optimizer.joins import attribute, classify, factor, several
 from sqluice.optimizer.joins.detect import UNKNOWN, Detection
@@ -19,6 +19,7 @@ DENSE = 3
 
 BY_ATTRIBUTE = "factor by attribute"
 MAP = "map then block"
+CROSS = "cross"
 
 EXACT = Contract(recall=0.999, precision=0.999, delta=0.05)
 """What pairs are ranked by where the best ones are wanted first and all of them are to be true."""
@@ -45,12 +46,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A strategy and the calls it is expected to take; `why_not` where it cannot be taken. `recall` is what is expected
-    of it: the target, or 1."""
+    """A strategy and the calls it is expected to take; `why_not` where it cannot be taken."""
 
     name: str
     calls: float
-    recall: str = "target"
     why_not: str = ""
 
 
@@ -66,17 +65,17 @@ def options(facts: Facts, *, approximate: bool) -> list[Option]:
         Option("block", block, why_not=_no_ranking(facts)),
         Option(MAP, facts.lefts + block, why_not=_no_ranking(facts) or _no_writer(facts)),
         Option("several", several.calls(facts.pairs), why_not=_no_writer(facts)),
-        Option("cross", facts.pairs, recall="1"),
+        Option(CROSS, facts.pairs),
     ]
     if not approximate:
-        found = [one if one.name == "cross" else _refused(one, "ai_mode = 'exact'") for one in found]
+        found = [one if one.name == CROSS else _refused(one, "ai_mode = 'exact'") for one in found]
     elif facts.pairs < LEAST_PAIRS:
-        found = [one if one.name == "cross" else _refused(one, "there are few pairs") for one in found]
+        found = [one if one.name == CROSS else _refused(one, "there are few pairs") for one in found]
     return sorted(found, key=lambda one: (bool(one.why_not), one.calls))
 
 
 def _refused(option: Option, why: str) -> Option:
-    return Option(option.name, option.calls, option.recall, option.why_not or why)
+    return replace(option, why_not=option.why_not or why)
 
 
 def _no_labels(facts: Facts) -> str:

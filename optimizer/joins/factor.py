@@ -18,7 +18,8 @@ import numpy as np
 
 from sqluice.optimizer.cascade.constraints import constraints_of
 from sqluice.optimizer.cascade.forecast import forecast
-from sqluice.optimizer.joins.pairs import YES, AskPairs, Outcome, decided
+from sqluice.optimizer.cascade.learner import YES
+from sqluice.optimizer.joins.pairs import AskPairs, Outcome, decided
 
 if TYPE_CHECKING:
     from collections.abc import Generator

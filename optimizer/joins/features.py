@@ -44,13 +44,9 @@ class Described:
             vectors = (np.nan_to_num(vectors[0]), np.nan_to_num(vectors[1]))
         return cls(vectors, *(terms(left, right, split) for split in (words, trigrams, codes)))
 
-    def similarities(self) -> int:
-        """How many similarities there are."""
-        return 3 if self.vectors is not None else 2
-
     def of_pairs(self, pairs: Pairs, stop: Callable[[], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Features, float32 [n, d], and how similar each pair looks, float32 [n]. `stop` is called now and then."""
-        sims = self.similarities()
+        sims = 2 if self.vectors is None else 3
         columns = sims + 4 + 3 + 2 * sims
         found = np.zeros((len(pairs), columns), np.float32)
         rows_at_once = max(1, BLOCK_CELLS // max(pairs.rights, 1))

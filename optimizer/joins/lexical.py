@@ -29,17 +29,13 @@ _CODE = re.compile(r"[\w.\-]*\d[\w.\-]*")
 class Terms:
     """Sparse matrices of both sides, [n, BUCKETS] and [m, BUCKETS]: `left` and `right` TF-IDF rows of unit length,
     `left_set` and `right_set` the square root of the IDF where a term is there. Their products give cosines, and the
-    weight of the terms that two texts share."""
+    weight of the terms that two texts share. `weights`: the IDF of all terms of each text, float [n] and float [m]."""
 
     left: Any
     right: Any
     left_set: Any
     right_set: Any
-
-    @property
-    def weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """IDF of all terms of each text, float [n] and float [m]."""
-        return _sums(self.left_set), _sums(self.right_set)
+    weights: tuple[np.ndarray, np.ndarray]
 
 
 def words(text: str) -> list[str]:
@@ -76,7 +72,7 @@ def terms(left: Sequence[str], right: Sequence[str], split: Callable[[str], list
         )
         found.append((weighted, there))
     (a, a_set), (b, b_set) = found
-    return Terms(a, b, a_set, b_set)
+    return Terms(a, b, a_set, b_set, (_sums(a_set), _sums(b_set)))
 
 
 def _counts(texts: Iterable[str], split: Callable[[str], list[str]]) -> Any:

@@ -1,7 +1,7 @@
 """What the strategies of a semantic join share: pairs of distinct inputs, requests to the engine, outcomes.
 
 A strategy is a generator. It yields requests, is sent what the engine found, and returns an `Outcome`: no strategy
-knows a model. `run` is the other half of that, for tests and replays.
+knows a model. `run` is the other half of that.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from sqluice.optimizer.cascade.learner import NULL, UNKNOWN, YES, Learner
+from sqluice.optimizer.cascade.learner import BOTH, UNKNOWN, YES, Learner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from sqluice.optimizer.cascade.constraints import Constraint
-    from sqluice.types import Contract
+    from sqluice.optimizer.cascade.learner import Side, Verdict
 
+BUDGET = "budget"
 _HALF = 0.5
 
 
@@ -147,7 +148,7 @@ class Outcome:
     def unfinished(cls, pairs: Pairs, scores: np.ndarray) -> Outcome:
         """What there is when a budget is spent."""
         likely = np.nan_to_num(scores, nan=0.0) > _HALF
-        return cls(np.where(pairs.open, likely, pairs.labels == YES), scores, certified=False, reason="budget")
+        return cls(np.where(pairs.open, likely, pairs.labels == YES), scores, certified=False, reason=BUDGET)
 
 
 Strategy: TypeAlias = "Generator[Request, np.ndarray | int, Outcome | None]"
@@ -155,7 +156,7 @@ Strategy: TypeAlias = "Generator[Request, np.ndarray | int, Outcome | None]"
 
 
 def run(strategy: Strategy, answer: Callable[[Request], np.ndarray | int]) -> Outcome | None:
-    """Drive a strategy to its end, with `answer` in the engine's place."""
+    """Drive a strategy to its end; `answer` does what it requests."""
     try:
         request = next(strategy)
         while True:
@@ -175,16 +176,9 @@ def decided(
     pairs: Pairs, scores: np.ndarray, promises: Sequence[Constraint], generator: np.random.Generator
 ) -> Generator[Request, int, Outcome]:
     """Accept and reject by `scores` float [n], and ask about what lies between until all `promises` are proven."""
-    learner = Learner(promises, generator)
-    learner.add(scores, pairs.mass)
-    known = np.flatnonzero(~pairs.open)
-    learner.know(known, pairs.labels[known])
-    learner.close()
-    while len(wanted := learner.wanted()):
-        if (yield AskPairs(wanted)) < len(wanted):
-            return Outcome.unfinished(pairs, scores)
-        learner.tell(pairs.labels[wanted])
-    verdict = learner.verdict()
+    verdict = yield from proven(pairs, np.arange(len(pairs)), scores, promises, generator)
+    if verdict is None:
+        return Outcome.unfinished(pairs, scores)
     return Outcome(
         verdict.answers == YES,
         scores,
@@ -196,26 +190,23 @@ def decided(
     )
 
 
-def missed_at_most(contract: Contract, found: float) -> float:
-    """How many pairs may be missing where `found` are there and all of them are right."""
-    assert contract.recall is not None
-    return (1 - contract.recall) / contract.recall * found
-
-
-__all__ = [
-    "NULL",
-    "UNKNOWN",
-    "YES",
-    "AskPairs",
-    "JudgeTogether",
-    "NameAttribute",
-    "Outcome",
-    "Pairs",
-    "Request",
-    "ScoreLabels",
-    "Strategy",
-    "asked_everything",
-    "decided",
-    "missed_at_most",
-    "run",
-]
+def proven(
+    pairs: Pairs,
+    rows: np.ndarray,
+    scores: np.ndarray,
+    promises: Sequence[Constraint],
+    generator: np.random.Generator,
+    *,
+    side: Side = BOTH,
+) -> Generator[Request, int, Verdict | None]:
+    """Prove `promises` of some pairs, int [k], by their `scores` float [k]; None when the budget is spent."""
+    learner = Learner(promises, generator, side=side)
+    learner.add(scores, pairs.mass[rows])
+    known = np.flatnonzero(~pairs.open[rows])
+    learner.know(known, pairs.labels[rows[known]])
+    learner.close()
+    while len(wanted := learner.wanted()):
+        if (yield AskPairs(rows[wanted])) < len(wanted):
+            return None
+        learner.tell(pairs.labels[rows[wanted]])
+    return learner.verdict()

@@ -68,7 +68,7 @@ def split(stage: Stage) -> Sides | None:
     if not isinstance(source, exp.Select) or any(value for key, value in source.args.items() if key not in _ALLOWED):
         return None
     joins = source.args.get("joins") or []
-    if source.args.get("from_") is None or len(source.expressions) != len(stage.columns):
+    if not joins or source.args.get("from_") is None or len(source.expressions) != len(stage.columns):
         return None
     if any(not is_inner(join) or join.args.get("using") for join in joins):
         return None
@@ -110,8 +110,7 @@ def pair_of(site: exp.Expr, groups: Iterable[frozenset[str]]) -> tuple[int, int]
         return None
     found: list[int] = []
     for arg in args_of(site):
-        used = {col.name for col in own_columns(exp.Paren(this=arg.copy()))}
-        owners = [at for at, names in enumerate(groups) if used & names]
+        owners = [at for at, names in enumerate(groups) if columns_of(arg) & names]
         if len(owners) > 1:
             return None
         found += owners
@@ -151,7 +150,7 @@ def _is_plain(values: list[exp.Expr], parts: list[exp.Expr], names: list[str]) -
         holder = exp.Paren(this=node.copy())
         if is_volatile(holder) or has_site(holder, deep=True) or any(map(is_pinned, holder.walk())):
             return False
-        if any(isinstance(found, exp.Star | exp.Columns) for found in holder.find_all(exp.Star, exp.Columns)):
+        if holder.find(exp.Star, exp.Columns):
             return False
         if any(len(col.parts) != 2 or col.table not in names for col in own_columns(holder)):
             return False

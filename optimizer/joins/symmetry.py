@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sqluice.optimizer.joins.pairs import NULL, UNKNOWN, Pairs
+from sqluice.optimizer.cascade.learner import NULL, UNKNOWN
+from sqluice.optimizer.joins.pairs import Pairs
 
 FIRST_TESTED, TESTED = 20, 60
 """Pairs that are asked about both ways: of those drawn at random, and of the matches."""

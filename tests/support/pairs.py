@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import sqluice
 from sqluice.types import Completion, ModelInfo
 
 if TYPE_CHECKING:
@@ -75,6 +76,13 @@ class Writing(NoLabels):
         """One text a prompt."""
         self.written += len(prompts)
         return [Completion(self.write(prompt), "stop") for prompt in prompts]
+
+
+def joining() -> Connection:
+    """A connection that cascades, caches nothing, and embeds by letters; its oracle is yet to be registered."""
+    con = sqluice.connect(ai_cache="off", ai_mode="cascade", ai_embedder="letters", ai_oracle="oracle")
+    con.register_model("letters", Letters())
+    return con
 
 
 def run(con: Connection, sql: str, params: Any = None) -> tuple[list[Any], Any]:

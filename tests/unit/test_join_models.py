@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-import sqluice
 from sqluice.optimizer.joins.equivalence import Equivalence
-from sqluice.types import Completion
-from support.pairs import TOPICS, Letters, NoLabels, Pairwise, Writing, run, scorer, table
+from support.pairs import TOPICS, NoLabels, Pairwise, Writing, joining, run, scorer, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,8 +21,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def con(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     monkeypatch.setenv("SQLUICE_HOME", str(tmp_path))
-    with sqluice.connect(ai_cache="off", ai_mode="cascade", ai_embedder="letters", ai_oracle="oracle") as found:
-        found.register_model("letters", Letters())
+    with joining() as found:
         yield found
 
 
@@ -34,23 +31,16 @@ def test_an_attribute_that_the_question_names(con: Connection) -> None:
     countries = [f"land{at}" for at in range(12)]
     of = generator.choice(countries, 240)
 
-    class Naming(NoLabels):
-        named = 0
-
-        def generate(
-            self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
-        ) -> list[Completion]:
-            self.named += len(prompts)
-            return [Completion(f" {prompt.args[0].split()[-1].upper()}.", "stop") for prompt in prompts]
-
-    oracle = Naming(lambda a, b: a.split()[-1] == b.split()[-1])
+    oracle = Writing(
+        lambda a, b: a.split()[-1] == b.split()[-1], lambda prompt: f" {prompt.args[0].split()[-1].upper()}."
+    )
     con.register_model("oracle", oracle)
     table(con, "t", [f"firm {at} of {country}" for at, country in enumerate(of)])
     rows, report = run(
         con, "SELECT a.i, b.i FROM t a JOIN t b ON AI_FILTER(PROMPT('Are {0} and {1} in the same country?', a.s, b.s))"
     )
     assert scorer(report) == "factor by attribute"
-    assert oracle.named == 240
+    assert oracle.written == 240
     assert len(oracle.asked) < 240 * 240 / 20
     true = {(a, b) for a in range(240) for b in range(240) if of[a] == of[b]}
     assert len(set(rows) & true) >= 0.95 * max(len(true), len(set(rows)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sqluice
-from support.pairs import TOPICS, Letters, NoLabels, Pairwise, run, scorer, shops, table
+from support.pairs import TOPICS, NoLabels, Pairwise, joining, run, scorer, shops, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def con(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     monkeypatch.setenv("SQLUICE_HOME", str(tmp_path))
-    with sqluice.connect(ai_cache="off", ai_mode="cascade", ai_embedder="letters", ai_oracle="oracle") as found:
-        found.register_model("letters", Letters())
+    with joining() as found:
         yield found
 
 
