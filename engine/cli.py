@@ -65,6 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="a first query on the embedded model, with its accuracy")
     _add_connection_options(demo, database=False)
 
+    _add_job(commands)
+
     models = commands.add_parser("models", help="list, fetch and check models")
     actions = models.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
     listing = actions.add_parser("list", help="models that can be named, and whether they are on this machine")
@@ -75,6 +77,32 @@ def build_parser() -> argparse.ArgumentParser:
     for action in (listing, fetch, verify):
         action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     return parser
+
+
+def _add_job(commands: Any) -> None:
+    job = commands.add_parser("job", help="run SQL over many files, partition by partition on Ray")
+    actions = job.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
+    run = actions.add_parser("run", help="run a job, or go on with one")
+    run.add_argument("sql", metavar="FILE", help="the SELECT, and what comes before it; or SQL itself")
+    run.add_argument(
+        "--input",
+        metavar="[NAME=]PATTERN",
+        action="append",
+        required=True,
+        help="Parquet files, read as the table NAME (input); the first is cut into partitions; repeatable",
+    )
+    run.add_argument("--address", help="a Ray cluster: auto, or host:port; Ray is started on this machine without one")
+    run.add_argument("--partitions", metavar="N", type=int, help="how many; found from the rows without it")
+    run.add_argument("--resume", action="store_true", help="go on with the job that --output holds")
+    run.add_argument("--budget", help="what all partitions together may spend: '500 calls', '2.50 usd', '10 min'")
+    _add_connection_options(run, database=False)
+    status = actions.add_parser("status", help="where a job is")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    cancel = actions.add_parser("cancel", help="end a job; what is finished is kept")
+    run.add_argument("--output", metavar="FOLDER", required=True, help="a new folder, for the rows and the job's state")
+    for action in (status, cancel):
+        action.add_argument("output", metavar="FOLDER", help="the job's folder")
+        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
 
 
 def _add_sql(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +165,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         "query": _query,
         "explain": _explain,
         "demo": _demo,
+        "job": _job,
         None: _shell,
     }
     return commands[args.command](args)
@@ -353,6 +382,12 @@ def _demo(args: argparse.Namespace) -> int:
     from sqluice.engine.demo import run
 
     return run(settings_of(args), allow=getattr(args, "allow_model", []))
+
+
+def _job(args: argparse.Namespace) -> int:
+    from sqluice.engine.jobs.api import command
+
+    return command(args, settings_of(args))
 
 
 def _shell(args: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         TimestampFromTicks,
         connect,
     )
+    from sqluice.engine.jobs.api import run_job
     from sqluice.types import Completion, ModelInfo, Prompt
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ _LAZY = {
         ),
         "sqluice.engine.dbapi",
     ),
+    "run_job": "sqluice.engine.jobs.api",
     **dict.fromkeys(("Completion", "ModelInfo", "Prompt"), "sqluice.types"),
 }
 
@@ -86,6 +88,7 @@ __all__ = [
     "apilevel",
     "connect",
     "paramstyle",
+    "run_job",
     "threadsafety",
 ]
 

@@ -1,0 +1,1 @@
+"""Batch jobs: one query over files that are too large for one run, partition by partition."""

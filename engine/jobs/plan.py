@@ -1,0 +1,176 @@
+"""What a job is, found once: its statement split over partitions, its files, and what every partition needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlglot import exp
+
+import sqluice
+from sqluice.engine import parsing, script
+from sqluice.engine.jobs import inputs
+from sqluice.engine.jobs.inputs import Input, Partition
+from sqluice.engine.jobs.task import Work, opened
+from sqluice.errors import Error, OperationalError, ProgrammingError
+from sqluice.optimizer.ast import sql as sql_text
+from sqluice.optimizer.partition import PARTS, CannotSplit, Schema, Split, split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqluice.config import Value
+    from sqluice.engine.dbapi import Connection
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for. `models` are registered objects by name; `partitions` None lets the job choose."""
+
+    sql: str
+    inputs: tuple[Input, ...]
+    partitions: int | None = None
+    settings: dict[str, Value] = field(default_factory=dict)
+    allow_models: tuple[str, ...] | None = None
+    models: dict[str, Any] = field(default_factory=dict)
+    budget: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job as data. `final` is None where the rows of partitions are the result; `enough` of the first partitions'
+    rows satisfy a LIMIT."""
+
+    sql: str
+    before: tuple[str, ...]
+    part: str
+    final: str | None
+    enough: int | None
+    views: dict[str, str]
+    driving: str
+    partitions: tuple[Partition, ...]
+    files: dict[str, list[inputs.File]]
+
+    def work(self, request: Request, partition: Partition, rows: str, home: str | None) -> Work:
+        """What one partition runs."""
+        views = {**self.views, self.driving: inputs.rows_of(partition.pieces)}
+        return Work(
+            f"{partition.number:05d}",
+            self.part,
+            self.before,
+            views,
+            rows,
+            request.settings,
+            request.allow_models,
+            request.models,
+            home,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What `job.json` keeps: enough to tell whether a resumed job is the same one."""
+        return {
+            "sqluice": sqluice.__version__,
+            "sql": self.sql,
+            "part": self.part,
+            "final": self.final,
+            "enough": self.enough,
+            "inputs": {name: inputs.to_plain(found) for name, found in self.files.items()},
+            "partitions": [[one.rows, [list(piece) for piece in one.pieces]] for one in self.partitions],
+        }
+
+
+def plan(request: Request) -> Plan:
+    """Look at the files, check the statement against them, and split it. Nothing is asked.
+
+    `ProgrammingError` for a wrong statement, with its place; `OperationalError` for files that are not there or cannot
+    be read; `NotSupportedError` for a statement that cannot be split.
+    """
+    before, statement = _statements(request.sql)
+    for one in request.inputs:
+        _ = one.reader  # refuses files of another kind
+    with sqluice.connect() as con:
+        con.execute("SET ai_trace = 'off'")
+        duck = con._session.con  # noqa: SLF001
+        found = {one.name: inputs.files(duck, one) for one in request.inputs}
+        driving = request.inputs[0]
+        cut = inputs.partitions(duck, driving, found[driving.name], request.partitions)
+    views = {one.name: inputs.relation(one, found[one.name]) for one in request.inputs}
+    with opened(Work("", "", before, views, "", request.settings, request.allow_models, request.models)) as con:
+        names = _columns(con, statement)
+        made = _split(con, statement, driving.name, names, whole=len(cut) == 1)
+    others = {name: select for name, select in views.items() if name != driving.name}
+    part = statement if made.final is None else sql_text(made.part)
+    final = None if made.final is None else sql_text(made.final)
+    return Plan(request.sql, before, part, final, made.enough, others, driving.name, tuple(cut), found)
+
+
+def _statements(text: str) -> tuple[tuple[str, ...], str]:
+    """The statements that come first, and the SELECT."""
+    found = [one.sql for one in script.split(text).all()]
+    if not found:
+        raise ProgrammingError("the SQL of the job is empty")
+    return tuple(found[:-1]), found[-1]
+
+
+def _split(con: Connection, statement: str, driving: str, names: list[str], *, whole: bool) -> Split:
+    try:
+        tree = parsing.parse(statement)
+    except parsing.NotParsed as error:
+        if whole:
+            return Split(exp.Null())
+        raise _refused(str(error)) from error
+    if all(table.name.lower() != driving.lower() for table in tree.find_all(exp.Table)):
+        raise ProgrammingError(f"the query does not read {driving}, which --input names")
+    query = "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type = 'aggregate'"
+    aggregates = frozenset(name for (name,) in con.execute(query).fetchall())
+    try:
+        made = split(
+            tree, driving, Schema(lambda node: _columns(con, sql_text(node)), aggregates, parsing.is_call), names
+        )
+        if made.final is not None:
+            _columns(con, sql_text(made.part))
+    except (CannotSplit, Error) as error:
+        if whole:
+            return Split(tree)
+        raise _refused(str(error)) from error
+    return made
+
+
+def _refused(why: str) -> Error:
+    return sqluice.NotSupportedError(f"the query cannot be split over partitions: {why}; --partitions 1 runs it whole")
+
+
+def _columns(con: Connection, query: str) -> list[str]:
+    return [str(row[0]) for row in con.execute(f"DESCRIBE {query}").fetchall()]
+
+
+def check_same(before: dict[str, Any], now: Plan) -> None:
+    """`OperationalError` where a job that goes on is not the one that began."""
+    for name, listed in before["inputs"].items():
+        found = inputs.changes([inputs.File(**one) for one in listed], now.files.get(name, []))
+        if found:
+            raise OperationalError(
+                f"input {name} has changed since the job began: {found[0]}"
+                f"{f' and {len(found) - 1} more' if len(found) > 1 else ''}; begin anew with another --output"
+            )
+    if before["sql"] != now.sql:
+        raise ProgrammingError("the job in this folder has another query; begin anew with another --output")
+    if before["sqluice"] != sqluice.__version__:
+        raise OperationalError(
+            f"the job was begun by sqluice {before['sqluice']}, and this is {sqluice.__version__};"
+            " go on with that version, or begin anew with another --output"
+        )
+
+
+def parts_view(paths: Sequence[str]) -> dict[str, str]:
+    """The view that puts partitions together."""
+    listed = ", ".join(inputs.text(path) for path in paths)
+    return {PARTS: f"SELECT * FROM read_parquet([{listed}])"}
+
+
+def partitions_of(cut: Sequence[Any]) -> tuple[Partition, ...]:
+    """Partitions as `job.json` keeps them."""
+    found = enumerate(cut)
+    return tuple(
+        Partition(at, rows, tuple((path, low, high) for path, low, high in pieces)) for at, (rows, pieces) in found
+    )
