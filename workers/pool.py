@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from sqluice.errors import Error, InterruptedQueryError, ModelError
-from sqluice.workers.batching import estimated_lengths, in_order, pack
+from sqluice.errors import Error, InterruptedQueryError, ModelError, WorkersLostError
+from sqluice.workers.batching import Growing, estimated_lengths, in_order, pack
 from sqluice.workers.checks import NOT_A_NUMBER, completions, matrix, not_finite
 from sqluice.workers.failures import describe, is_out_of_memory, overflow
 from sqluice.workers.protocol import Asked, Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqluice.types import Prompt
     from sqluice.workers.protocol import Control
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 GIVE_UP_AFTER = 64
 """Rows that fail one after another, before any has succeeded, until the model is given up."""
-
-FIRST_ROWS, MOST_ROWS, BATCH_SECONDS = 16, 1024, 0.25
-"""Micro-batches of a model without sizes of its own: the first one, the largest, the time one should take."""
 
 NOT_ASKED = "not asked"
 """The error of a row that an interruption left out."""
@@ -98,6 +95,17 @@ class Rows:
         width = len(question.choices) if question.operation == "score" else question.width
         none: Any = [None] * n if question.operation == "generate" else np.full((n, width), np.nan, np.float32)
         return cls(none, np.zeros(n, np.int32), np.zeros(n, np.int32))
+
+    def store(self, rows: np.ndarray, values: Any, tokens_in: np.ndarray, tokens_out: np.ndarray) -> None:
+        """Answers to some rows; the first embeddings tell how wide they are."""
+        self.tokens_in[rows], self.tokens_out[rows] = tokens_in, tokens_out
+        if isinstance(self.values, list):
+            for row, value in zip(rows.tolist(), values, strict=True):
+                self.values[row] = value
+        elif values.shape[1]:
+            if not self.values.shape[1]:
+                self.values = np.full((len(self.tokens_in), values.shape[1]), np.nan, dtype=np.float32)
+            self.values[rows] = values
 
     def answered(self) -> set[int]:
         """Rows whose answer is stored."""
@@ -172,9 +180,16 @@ class Pool(ABC):
 
     @abstractmethod
     def model(
-        self, registry: Registry, uri: str, options: LoadOptions, progress: Callable[..., None] | None = None
+        self,
+        registry: Registry,
+        uri: str,
+        options: LoadOptions,
+        *,
+        role: str,
+        progress: Callable[..., None] | None = None,
     ) -> Any:
-        """The model named `uri`, ready to be asked here. Raises what `Registry.load` raises."""
+        """The model named `uri`, ready to be asked here, in a role of `where.ROLES`. Raises what `Registry.load`
+        raises."""
 
     @abstractmethod
     def ask(self, model: Any, question: Question, items: Sequence[Any], control: Control) -> Asked:
@@ -185,9 +200,16 @@ class LocalPool(Pool):
     """Runs a model in this process, micro-batch by micro-batch."""
 
     def model(
-        self, registry: Registry, uri: str, options: LoadOptions, progress: Callable[..., None] | None = None
+        self,
+        registry: Registry,
+        uri: str,
+        options: LoadOptions,
+        *,
+        role: str = "oracle",
+        progress: Callable[..., None] | None = None,
     ) -> Any:
         """The model, loaded into this process."""
+        del role
         return registry.load(uri, options, progress)
 
     def ask(self, model: Any, question: Question, items: Sequence[Any], control: Control) -> Asked:
@@ -279,7 +301,7 @@ def _attempt(work: Work, rows: np.ndarray, attempt: int) -> bool:
         failed = {int(rows[0]): said}
     work.told.errors.update(failed)
     hand_over(work, [row for row in rows.tolist() if row not in failed])
-    _count(work, len(rows), failed)
+    count(work, len(rows), failed)
     if work.failed >= GIVE_UP_AFTER and not work.succeeded:
         last = next(reversed(failed.values()))
         raise ModelError(f"{work.name} answered none of its first {work.failed} rows; the last one: {last}") from cause
@@ -299,7 +321,7 @@ def hand_over(work: Work, rows: list[int]) -> None:
         answered(rows, raw if work.bias is None else raw - work.bias, raw)
 
 
-def _count(work: Work, rows: int, failed: dict[int, str]) -> None:
+def count(work: Work, rows: int, failed: dict[int, str]) -> None:
     """Remember whether any row was answered, and how many failed before. A score that is not a number is an
     answer here: it costs no further call."""
     broken = sum(not said.startswith(NOT_A_NUMBER) for said in failed.values())
@@ -343,49 +365,20 @@ def micro_batches(model: Any, question: Question, told: Rows, lengths: np.ndarra
     return [open_rows[picked] for picked in in_order(len(open_rows), rows)] if rows else Growing(open_rows)
 
 
-class Growing:
-    """Micro-batches for a model that says nothing of its size: as many rows as take `BATCH_SECONDS`, found by trying.
-    Then progress is told and an interruption heard in time, and a fast model is asked in few calls."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self._rows = rows
-        self._size = FIRST_ROWS
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        while len(self._rows):
-            started = time.perf_counter()
-            batch = self.take(len(self._rows))
-            yield batch
-            self.took(len(batch), time.perf_counter() - started)
-
-    def take(self, most: int) -> np.ndarray:
-        """The next micro-batch, of at most so many rows."""
-        taken, self._rows = np.split(self._rows, [min(self._size, most)])
-        return taken
-
-    def took(self, rows: int, seconds: float) -> None:
-        """So many rows took so long."""
-        fitting = rows * BATCH_SECONDS / max(seconds, 1e-9)
-        self._size = int(min(4 * rows, MOST_ROWS, max(1, fitting)))
-
-
 def _step(
     model: Any, question: Question, items: Sequence[Any], told: Rows, control: Control
 ) -> Callable[[np.ndarray], dict[int, str]]:
     """How some rows are asked about: stores the answers and returns the rows that got none, with why."""
-    method, operation = _method(model, question.operation), question.operation
+    method, operation = method_of(model, question.operation), question.operation
 
     def own(rows: np.ndarray) -> dict[int, str]:
         some = [items[row] for row in rows.tolist()]
         try:
-            return store(told, rows, operation, model.ask(operation, some, control=control, **question.options()))
+            return _store(told, rows, operation, model.ask(operation, some, control=control, **question.options()))
         except BaseException as error:
             part = getattr(error, "part", None)  # what was answered before the interruption
             if part is not None:
-                store(told, rows, operation, part)
+                _store(told, rows, operation, part)
             raise
 
     def score(rows: np.ndarray) -> dict[int, str]:
@@ -404,7 +397,7 @@ def _step(
     def embed(rows: np.ndarray) -> dict[int, str]:
         answer = method([items[row] for row in rows.tolist()])
         found = matrix(answer, len(rows), told.values.shape[1] or None)
-        _store_wide(told, rows, found)
+        told.store(rows, found, told.tokens_in[rows], told.tokens_out[rows])
         return not_finite(found, rows)
 
     return own if hasattr(model, "ask") else {"score": score, "generate": generate, "embed": embed}[operation]
@@ -415,31 +408,16 @@ def _texts_of(items: Sequence[Any]) -> Callable[[int], Sequence[str]]:
     return lambda row: (items[row],) if isinstance(items[row], str) else items[row].args
 
 
-def store(told: Rows, rows: np.ndarray, operation: Operation, answer: Asked) -> dict[int, str]:
+def _store(told: Rows, rows: np.ndarray, operation: Operation, answer: Asked) -> dict[int, str]:
     """Store what a model told about `rows`; returns the rows it told nothing about."""
-    told.tokens_in[rows] = answer.tokens_in
-    told.tokens_out[rows] = answer.tokens_out
     failed = {int(rows[at]): said for at, said in answer.errors.items()}
-    if operation == "generate":
-        for row, completion in zip(rows.tolist(), answer.values, strict=True):
-            told.values[row] = completion
-        return failed
-    found = np.asarray(answer.values)
-    if operation == "score":
-        told.values[rows] = found
-    elif found.shape[1]:
-        _store_wide(told, rows, found)
-    return {**not_finite(found, rows), **failed}
+    values = answer.values if operation == "generate" else np.asarray(answer.values)
+    told.store(rows, values, answer.tokens_in, answer.tokens_out)
+    return failed if operation == "generate" else {**not_finite(values, rows), **failed}
 
 
-def _store_wide(told: Rows, rows: np.ndarray, found: np.ndarray) -> None:
-    """Store embeddings; the first ones tell how wide they are."""
-    if not told.values.shape[1]:
-        told.values = np.full((len(told.tokens_in), found.shape[1]), np.nan, dtype=np.float32)
-    told.values[rows] = found
-
-
-def _method(model: Any, operation: Operation) -> Any:
+def method_of(model: Any, operation: Operation) -> Any:
+    """The method for an operation; `ModelError` says what the model has instead."""
     method = getattr(model, operation, None)
     if callable(method):
         return method
@@ -487,6 +465,8 @@ def _lengths_of(measure: Any, items: Sequence[Any], chars: np.ndarray, tokens: n
     if callable(measure):
         try:
             found = np.asarray(measure(items), dtype=np.int64)
+        except (InterruptedQueryError, WorkersLostError):
+            raise
         except Exception:  # noqa: BLE001 - the row that cannot be tokenised is found when it is asked
             found = np.empty(0, dtype=np.int64)
         if found.shape == (len(items),):
