@@ -82,6 +82,7 @@ class Growing:
     def __init__(self, rows: np.ndarray) -> None:
         self._rows = rows
         self._size = FIRST_ROWS
+        self._least = 1
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -99,14 +100,15 @@ class Growing:
         return self._size
 
     def take(self, most: int) -> np.ndarray:
-        """The next micro-batch, of at most so many rows."""
-        taken, self._rows = np.split(self._rows, [min(self._size, most)])
+        """The next micro-batch, of at most so many rows where that is not too few to be worth a call."""
+        taken, self._rows = np.split(self._rows, [min(self._size, max(most, self._least))])
         return taken
 
     def took(self, rows: int, seconds: float) -> None:
         """So many rows took so long."""
         fitting = rows * BATCH_SECONDS / max(seconds, 1e-9)
         self._size = int(min(4 * rows, MOST_ROWS, max(1, fitting)))
+        self._least = int(min(MOST_ROWS, max(8, fitting)) / 8)
 
 
 def padding_share(batches: Sequence[np.ndarray]) -> float:

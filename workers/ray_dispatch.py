@@ -244,9 +244,6 @@ class Dispatch:
     def _land(self, flight: Flight) -> None:
         try:
             reply = self._ray.get(flight.ref)
-        except self._ray.exceptions.TaskCancelledError:
-            self._forget(flight)
-            self._redo(flight.piece)
         except self._ray.exceptions.RayTaskError as error:
             self._failed(flight, why(error))
         except self._ray.exceptions.RayError as error:
@@ -316,9 +313,10 @@ class Dispatch:
             flight.piece.flights.remove(flight)
 
     def _drop(self, flight: Flight) -> None:
-        """Take a flight back: a worker that has not begun with it never does."""
+        """Take a flight back: a worker that has not begun with it never does. (`ray.cancel` would leave a gap in the
+        order of calls, for which an actor waits half a minute.)"""
         self._forget(flight)
-        self._ray.cancel(flight.ref, force=False)
+        flight.peer.actor.forget.options(concurrency_group="control").remote(flight.number)
 
     def _waste(self, flight: Flight, why: str) -> None:
         """Record a flight whose answer nobody waits for."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from sqluice.workers.pool import Rows, Work, run
 from sqluice.workers.ray_wire import Broken, Facts, Reply, from_table, pack_values
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     import pyarrow as pa
 
     from sqluice.workers.pool import Question
@@ -55,6 +58,11 @@ class Worker:
         self._model: Any = None
         self._seconds_load = 0.0
         self._doing: tuple[str, float] = ("", time.monotonic())
+        self._forgotten: deque[str] = deque(maxlen=1000)
+
+    def forget(self, number: str) -> None:
+        """A call is taken back: it is not begun, and not continued after the attempt that it is at."""
+        self._forgotten.append(number)
 
     def state(self) -> State:
         """What the worker is at."""
@@ -98,6 +106,8 @@ class Worker:
 
     def answer(self, question: Question, table: pa.Table, terms: Terms) -> Reply | Broken:
         """Answers to one micro-batch."""
+        if terms.number in self._forgotten:
+            return Broken("taken back")
         broken = self._loaded()
         if broken is not None:
             return broken
@@ -113,7 +123,7 @@ class Worker:
         started = time.perf_counter()
         items: Any = from_table(table)
         told = Rows.of(question, len(items))
-        control = _Control(terms.attempts)
+        control = _Control(terms, self._forgotten)
         work = Work.of(self._model, question, items, told, control)
         work.lengths, work.ceiling, work.succeeded = terms.lengths, terms.ceiling, terms.proven
         if terms.tokens is not None:
@@ -166,15 +176,14 @@ class Terms:
 class _Control:
     """Stops when the caller has taken the call back, or its attempts are spent."""
 
-    def __init__(self, attempts: int | None) -> None:
-        import ray
-
-        self._context = ray.get_runtime_context()
-        self._left = attempts
+    def __init__(self, terms: Terms, forgotten: Container[str]) -> None:
+        self._number = terms.number
+        self._forgotten = forgotten
+        self._left = terms.attempts
 
     def check(self) -> None:
         """`InterruptedQueryError` when to stop."""
-        if self._context.is_canceled() or (self._left is not None and self._left <= 0):
+        if self._number in self._forgotten or (self._left is not None and self._left <= 0):
             raise InterruptedQueryError("interrupted")
 
     def done(self, batch: Batch) -> None:
