@@ -195,6 +195,9 @@ class Pool(ABC):
     def ask(self, model: Any, question: Question, items: Sequence[Any], control: Control) -> Asked:
         """Answers to `items`, prompts or texts, in their order."""
 
+    def close(self) -> None:
+        """End what this pool started. It can be asked again, and starts it again then."""
+
 
 class LocalPool(Pool):
     """Runs a model in this process, micro-batch by micro-batch."""
