@@ -195,6 +195,7 @@ class Pool(ABC):
     def ask(self, model: Any, question: Question, items: Sequence[Any], control: Control) -> Asked:
         """Answers to `items`, prompts or texts, in their order."""
 
+    @abstractmethod
     def close(self) -> None:
         """End what this pool started. It can be asked again, and starts it again then."""
 
@@ -214,6 +215,9 @@ class LocalPool(Pool):
         """The model, loaded into this process."""
         del role
         return registry.load(uri, options, progress)
+
+    def close(self) -> None:
+        """Nothing: models stay loaded until `registry.unload_all`."""
 
     def ask(self, model: Any, question: Question, items: Sequence[Any], control: Control) -> Asked:
         """One micro-batch after another."""

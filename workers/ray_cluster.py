@@ -8,6 +8,7 @@ there end with it.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import socket
 import threading
@@ -88,9 +89,18 @@ def _joined(ray: Any, address: str, *, may_miss: bool = False) -> Any | None:
 
 
 def _quiet() -> dict[str, Any]:
-    import logging
+    """What Ray would print goes to Python's logging: standard output belongs to the rows."""
+    from ray._private import worker
 
-    return {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": False}
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = _logged
+    return {"log_to_driver": False, "configure_logging": False}
+
+
+def _logged(data: dict[str, Any], **_: object) -> None:
+    for line in data.get("lines", ()):
+        logging.getLogger("sqluice.ray").info("%s", line)
 
 
 def _told(address: str) -> str:

@@ -149,17 +149,17 @@ class Dispatch:
 
     def _send_out(self) -> None:
         """Give every worker something to do, the least busy first."""
-        peers = self._workers.peers()
+        peers = [peer for peer in self._workers.peers() if self._is_up(peer)]
         busy = dict.fromkeys(peers, 0)
         for flight in self._flights.values():
-            busy[flight.peer] = busy.get(flight.peer, 0) + 1
+            alone = self._limits.in_flight if flight.piece.kills else 1
+            busy[flight.peer] = busy.get(flight.peer, 0) + alone
         for level in range(self._limits.in_flight):
             for peer in peers:
                 if busy[peer] > level or not self._waiting() or (level and self._slow(peer, peers)):
                     continue
-                if self._late_there(peer, peers) or not self._send_next(peer, len(peers)):
-                    continue
-                busy[peer] += 1
+                if not self._late_there(peer, peers):
+                    busy[peer] += self._send_next(peer, len(peers), busy=busy[peer] > 0)
 
     def _late_there(self, peer: Peer, peers: Sequence[Peer]) -> bool:
         """Whether the other workers would be done with everything before a slow one is with its next micro-batch."""
@@ -176,12 +176,36 @@ class Dispatch:
     def _slow(self, peer: Peer, peers: Sequence[Peer]) -> bool:
         return is_slow(peer, peers, self._question.operation, self._limits)
 
-    def _send_next(self, peer: Peer, peers: int) -> bool:
-        """Send the next piece to a worker, as far as the budget allows; False where it does not."""
-        most = self._allowed()
-        if most is not None and most < 1:
+    def _is_up(self, peer: Peer) -> bool:
+        """Whether a worker can be sent anything: not while Ray starts it anew, when every call would fail at once."""
+        if peer.ping is None:
+            return True
+        now = time.monotonic()
+        if not self._ray.wait([peer.ping], timeout=0)[0]:
+            if now - peer.down > self._limits.start:
+                peer.said = f"Ray did not start it anew within {self._limits.start:g} s"
+                self._give_up(peer)
             return False
-        piece = self._next(peers)
+        try:
+            self._ray.get(peer.ping)
+        except self._ray.exceptions.RayError:
+            if now - peer.pinged > LOOK:
+                self._ping(peer)
+            return False
+        peer.ping = None
+        return True
+
+    def _ping(self, peer: Peer) -> None:
+        peer.pinged = time.monotonic()
+        peer.ping = peer.actor.state.options(concurrency_group="control").remote()
+
+    def _send_next(self, peer: Peer, peers: int, *, busy: bool) -> int:
+        """Send the next piece to a worker, as far as the budget allows; what that adds to what it has to do. A piece
+        that a worker died of goes to one that has nothing else, so that it is known what the next one dies of."""
+        most = self._allowed()
+        piece = None if most is not None and most < 1 else self._next(peers, alone=not busy)
+        if piece is None:
+            return 0
         if most is not None and len(piece.rows) > most:
             rest = replace(piece, rows=piece.rows[most:], flights=[])
             self._places[piece.place].open += 1
@@ -189,20 +213,24 @@ class Dispatch:
             piece.rows = piece.rows[:most]
         spare = None if most is None else len(piece.rows) + (most - len(piece.rows)) // (2 * peers)
         self._send(piece, peer, spare)
-        return True
+        return self._limits.in_flight if piece.kills else 1
 
     def _allowed(self) -> int | None:
         """Rows that may still be asked, of a control that has a limit of attempts."""
         limit = getattr(self._work.control, "limit", None)
         return None if limit is None else limit - sum(flight.attempts for flight in self._flights.values())
 
-    def _next(self, peers: int) -> Piece:
-        if self._again:
-            return self._again.popleft()
-        if self._growing is not None:
+    def _next(self, peers: int, *, alone: bool) -> Piece | None:
+        for piece in self._again:
+            if alone or not piece.kills:
+                self._again.remove(piece)
+                return piece
+        if self._growing is not None and len(self._growing):
             rows = self._growing.take(max(1, -(-len(self._growing) // (2 * peers))))
-        else:
+        elif self._fresh:
             rows = self._fresh.popleft()
+        else:
+            return None
         self._places.append(_Place(len(rows)))
         return Piece(len(self._places) - 1, rows)
 
@@ -302,8 +330,8 @@ class Dispatch:
             self._judged += 1
             count(work, place.rows, place.failed)
             if work.failed >= GIVE_UP_AFTER and not work.succeeded:
-                last = next(reversed(place.failed.values()))
-                raise ModelError(f"{work.name} answered none of its first {work.failed} rows; the last one: {last}")
+                last = list(place.failed.values())[GIVE_UP_AFTER - work.failed - 1]
+                raise ModelError(f"{work.name} answered none of its first {GIVE_UP_AFTER} rows; the last one: {last}")
 
     # ---- what goes wrong
 
@@ -340,8 +368,8 @@ class Dispatch:
     def _failed(self, flight: Flight, said: str) -> None:
         """A worker that could not do what it was asked, though it lives."""
         self._forget(flight)
-        if flight.peer.died(flight.life, said):
-            self._give_up_if_needed(flight.peer)
+        if flight.peer.died(flight.life, said) and flight.peer.deaths >= self._limits.deaths:
+            self._give_up(flight.peer)
         self._redo(flight.piece)
 
     def _died(self, flight: Flight, error: Exception) -> None:
@@ -350,20 +378,19 @@ class Dispatch:
         fatal = isinstance(error, self._ray.exceptions.ActorDiedError)
         first = peer.died(flight.life, why(error))
         if first:
+            peer.down = time.monotonic()
+            self._ping(peer)
             next(one for one in self._flights.values() if one.peer is peer).suspected = True
         self._forget(flight)
         self._record(flight, f"worker lost: {why(error)}")
         piece.attempt += 1
         piece.kills += flight.suspected
-        if fatal:
-            self._workers.lost(peer)
-        elif first:
-            self._give_up_if_needed(peer)
+        if fatal or peer.deaths >= self._limits.deaths:
+            self._give_up(peer)
         if piece.kills < self._limits.kills or piece.flights:
             self._redo(piece)
         else:
             self._split(piece, why(error))
-        self._still_some(peer)
 
     def _split(self, piece: Piece, said: str) -> None:
         """A piece that workers die of: its halves, or the error of its one row."""
@@ -378,12 +405,8 @@ class Dispatch:
         for rows in (piece.rows[:middle], piece.rows[middle:]):
             self._again.append(Piece(piece.place, rows, piece.attempt, piece.kills - 1))
 
-    def _give_up_if_needed(self, peer: Peer) -> None:
-        if peer.deaths >= self._limits.deaths:
-            self._workers.lost(peer)
-            self._still_some(peer)
-
-    def _still_some(self, peer: Peer) -> None:
+    def _give_up(self, peer: Peer) -> None:
+        self._workers.lost(peer)
         if not self._workers.peers():
             raise WorkersLostError(
                 f"{self._work.name} has no worker left; the last one was given up after {peer.deaths} failures in a"

@@ -39,8 +39,10 @@ class Limits:
     """A worker is stuck when a micro-batch takes so many times as long as predicted, and at least so long; where
     nothing can be predicted yet, when it takes `hung_first` seconds."""
     load: float = 1800.0
+    start: float = 180.0
     silent: float = 20.0
-    """Seconds that loading a model may take, and that a worker may not tell what it is at."""
+    """Seconds that loading a model may take, that Ray may take to start a worker anew, and that a worker may not tell
+    what it is at."""
 
 
 @dataclass(eq=False, slots=True)
@@ -55,6 +57,10 @@ class Peer:
     said: str = ""
     """Why it died or could not start the last time."""
     paces: dict[str, deque[float]] = field(default_factory=dict)
+    ping: Any = None
+    """A call that is answered once the worker is up again after a death."""
+    down: float = 0.0
+    pinged: float = 0.0
 
     def took(self, operation: str, units: float, seconds: float) -> None:
         """A micro-batch of so many units took so long."""

@@ -32,5 +32,6 @@ def test_a_filter_on_two_workers_equals_the_one_in_process(on_workers: Connect, 
     found = there.execute(FILTER).fetchall()
     assert len(processes(tmp_path)) == 2
     assert set(asked(tmp_path).values()) == {1}
+    assert there.report is not None
     assert there.report.calls == 600
     assert found == rows(on_workers(scripted("oracle", "percent 40"), "local"), FILTER)

@@ -59,7 +59,7 @@ class Worked:
         texts = self._asked(prompts)
         if tuple(choices) == ("yes", "no"):
             chances = np.array([percent("40")(text) for text in texts])
-            return np.log(np.stack([chances, 1 - chances], axis=1)).astype(np.float32)
+            return np.asarray(np.log(np.stack([chances, 1 - chances], axis=1)), np.float32)
         return np.array([[-0.1 if one in text else -5.0 for one in choices] for text in texts], np.float32)
 
     def generate(
