@@ -62,7 +62,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SQLuice needs Python 3.11 or later; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[local,dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[local,ray,dev]'
 	@touch $(STAMP)
 
 clean:

@@ -32,7 +32,8 @@ from sqluice.optimizer.rules import order_conjuncts
 from sqluice.optimizer.statistics import fingerprint, prior
 from sqluice.udfs.answers import arrow_type, sql_type
 from sqluice.udfs.spec import Spec
-from sqluice.workers.pool import LocalPool
+from sqluice.workers.pool import LocalPool, Pool
+from sqluice.workers.pools import pool_of
 from sqluice.workers.registry import LoadOptions, Registry
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Runner:
     registry: Registry
     progress: Callable[[Progress], None] | None = None
     fetching: Callable[..., None] | None = None
-    pool: LocalPool = field(default_factory=LocalPool)
+    pool: Pool = field(default_factory=LocalPool)
     dimensions: dict[int, tuple[Any, int]] = field(default_factory=dict)
     statistics: Statistics | None = None
     interrupted: bool = False
@@ -122,6 +123,7 @@ class Run:
         self, runner: Runner, specs: list[Spec], settings: dict[str, Value], cache: AnswerCache, trace: RunTrace
     ) -> None:
         self.runner = runner
+        runner.pool = pool_of(str(settings["ai_workers"]))
         self.specs = specs
         self.settings = settings
         self.trace = trace
@@ -166,7 +168,14 @@ class Run:
         options = LoadOptions(
             threads=int(settings["ai_threads"] or 0), dtype=str(settings["ai_dtype"]), device=str(settings["ai_device"])
         )
-        return self.runner.registry.load(self.uri(spec), options, self.runner.fetching)
+        uri = self.uri(spec)
+        runner = self.runner
+        return runner.pool.model(runner.registry, uri, options, role=self._role(uri), progress=runner.fetching)
+
+    def _role(self, uri: str) -> str:
+        """What a model is to this statement, of `workers.where.ROLES`."""
+        roles = {str(self.settings[f"ai_{role}"]): role for role in ("embedder", "proxy", "oracle")}
+        return roles.get(uri, "oracle")
 
     def dimension(self, spec: Spec) -> int | None:
         """Length of a spec's embeddings, None for other operations. Asks the model once a session."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqluice import config
 from sqluice.engine.script import beginning
 from sqluice.errors import ProgrammingError, programming_error
+from sqluice.workers import where
 
 if TYPE_CHECKING:
     from sqluice.config import Value
@@ -28,7 +29,7 @@ class Settings:
     """The values of one session's AI settings."""
 
     def __init__(self, given: dict[str, Value] | None = None) -> None:
-        self._first = {name: config.parse(name, value) for name, value in (given or {}).items()}
+        self._first = {name: _checked(name, value) for name, value in (given or {}).items()}
         self._values: dict[str, Value] = {}
 
     def values(self) -> dict[str, Value]:
@@ -45,7 +46,7 @@ class Settings:
         name = match["name"].lower()
         try:
             if "value" in match.groupdict():
-                self._values[name] = config.parse(name, _value(match["value"]))
+                self._values[name] = _checked(name, _value(match["value"]))
             else:
                 self._values[name] = config.lookup(name).default
         except ProgrammingError as error:
@@ -66,6 +67,14 @@ class Settings:
             "CREATE OR REPLACE TEMP MACRO ai_settings() AS TABLE "
             f'SELECT * FROM (VALUES {", ".join(rows)}) AS s(name, value, type, "default", help)'
         )
+
+
+def _checked(name: str, value: Value) -> Value:
+    """The value of a setting; `ProgrammingError` says what is allowed."""
+    parsed = config.parse(name, value)
+    if name.lower() == "ai_workers":
+        where.parse(str(parsed))
+    return parsed
 
 
 def _value(text: str) -> Value:

@@ -20,7 +20,7 @@ from sqluice.engine.lifting import Lifter
 from sqluice.engine.results import drain, outcome_of, peek, rows_outcome
 from sqluice.engine.rowwise import PROBE, STABLE, typed
 from sqluice.engine.script import beginning
-from sqluice.errors import Error, NotSupportedError
+from sqluice.errors import Error
 from sqluice.optimizer.ast import is_site, pin, pivots_answers, spec_of
 from sqluice.optimizer.ast import sql as sql_text
 from sqluice.optimizer.insert_cascades import insert_cascades
@@ -189,7 +189,6 @@ class AiStatement:
     def _prepared(self, bound: Bound, run: Run) -> Prepared:
         """Bind and check everything that can be checked before a question is asked."""
         self._bind(bound, run)
-        _refuse_later(run)
         run.check()
         if pivots_answers(bound.tree):
             return Prepared(bound, None)
@@ -371,13 +370,6 @@ def _defines_columns(tree: exp.Expr) -> bool:
     """Whether AI calls stand in a table's definition (a default, a CHECK, a generated column), not in a query."""
     calls = parsing.ai_calls(tree) if isinstance(tree, exp.Create | exp.Alter) else []
     return any(call.find_ancestor(exp.Query) is None for call in calls)
-
-
-def _refuse_later(run: Run) -> None:
-    """Settings that this version knows and does not keep yet are refused, not ignored."""
-    workers = run.settings["ai_workers"]
-    if workers != "local":
-        raise NotSupportedError(f"ai_workers = '{workers}' is not in this version: models run in this process")
 
 
 def pinned(tree: exp.Expr) -> Plan:

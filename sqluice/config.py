@@ -40,7 +40,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("ai_budget", str, None, "hard cap with its unit: '500 calls', '2.50 usd', '200 kJ', '10 min'"),
         Setting("ai_seed", int, 0, "seed of every sample", low=0),
         Setting("ai_on_error", str, "null", "a failing row gives NULL, or stops the query", ("null", "raise")),
-        Setting("ai_workers", str, "local", "where models run: local"),
+        Setting("ai_workers", str, "local", "where models run: local, ray, auto, ray://host:port, a number"),
         Setting("ai_threads", int, 0, "threads of a local model; 0 takes every core", low=0),
         Setting("ai_dtype", str, "auto", "arithmetic of a local model", ("auto", "float32", "bfloat16", "float16")),
         Setting("ai_device", str, "auto", "auto takes CUDA when there is one; else cpu, cuda, cuda:1"),

@@ -14,6 +14,7 @@ The tree (PEP 249 names, then ours below the one they refine)::
             │   ├── MissingExtraError       an optional dependency is not installed
             │   └── ModelError              a model cannot be found, loaded or asked
             │       ├── WeightsError            weights are missing or do not match their hash
+            │       ├── WorkersLostError        no worker of a model is left, or none can start
             │       └── ModelRefusedError       `allow_models` does not list where the model comes from
             ├── IntegrityError          a constraint of a table
             ├── InternalError           a bug: ours or DuckDB's
@@ -77,6 +78,10 @@ class ModelError(OperationalError):
 
 class WeightsError(ModelError):
     """Weights are missing, or do not match the hash that is known for them."""
+
+
+class WorkersLostError(ModelError):
+    """No worker of a model is left, or none can start."""
 
 
 class ModelRefusedError(ModelError):

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, settings
 
 import sqluice
 from sqluice import config
+from sqluice.workers.pools import pool_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqluice import Connection
 
@@ -43,3 +44,28 @@ def con() -> Iterator[Connection]:
     connection = sqluice.connect(ai_cache="off", ai_mode="exact")
     yield connection
     connection.close()
+
+
+TWO_WORKERS = "ray?workers=2&cpus=0.5"
+
+
+@pytest.fixture
+def on_workers() -> Iterator[Callable[..., Connection]]:
+    """Makes connections to an oracle on two Ray workers, or elsewhere. The first one starts Ray, which stays for the
+    session; workers end with the test."""
+    pytest.importorskip("ray")
+    opened: list[Connection] = []
+    places: set[str] = set()
+
+    def make(model: object, where: str = TWO_WORKERS, **settings: object) -> Connection:
+        given = {"ai_cache": "off", "ai_mode": "exact", "ai_oracle": "oracle", "ai_workers": where, **settings}
+        opened.append(sqluice.connect(**given))  # type: ignore[arg-type]
+        opened[-1].register_model("oracle", model)
+        places.add(where)
+        return opened[-1]
+
+    yield make
+    for connection in opened:
+        connection.close()
+    for where in places:
+        pool_of(where).close()

@@ -7,13 +7,14 @@ where rows differ much in length (the tail of long texts) and fills the budget e
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 MAX_ROWS = 1024
 MAX_WASTE = 0.05
@@ -21,6 +22,9 @@ SMALL_WINDOW = 1000
 """In windows of fewer rows, fewer calls are worth more padding."""
 
 CHARS_PER_TOKEN = 6.0
+
+FIRST_ROWS, MOST_ROWS, BATCH_SECONDS = 16, 1024, 0.25
+"""Micro-batches of a model without sizes of its own: the first one, the largest, the time one should take."""
 
 # A batch is closed for its padding only once it holds this share of the budget; tried from the left until
 # the whole window keeps within the allowed waste.
@@ -69,6 +73,42 @@ def _cuts(ordered: np.ndarray, total: np.ndarray, budget: int, extra: int, waste
             stop = start + max(1, int(over.argmax()))
         cuts.append(stop)
     return cuts
+
+
+class Growing:
+    """Micro-batches for a model that says nothing of its size: as many rows as take `BATCH_SECONDS`, found by trying.
+    Then progress is told and an interruption heard in time, and a fast model is asked in few calls."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._rows = rows
+        self._size = FIRST_ROWS
+        self._least = 1
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        while len(self._rows):
+            started = time.perf_counter()
+            batch = self.take(len(self._rows))
+            yield batch
+            self.took(len(batch), time.perf_counter() - started)
+
+    @property
+    def size(self) -> int:
+        """Rows of the next micro-batch, if there are so many."""
+        return self._size
+
+    def take(self, most: int) -> np.ndarray:
+        """The next micro-batch, of at most so many rows where that is not too few to be worth a call."""
+        taken, self._rows = np.split(self._rows, [min(self._size, max(most, self._least))])
+        return taken
+
+    def took(self, rows: int, seconds: float) -> None:
+        """So many rows took so long."""
+        fitting = rows * BATCH_SECONDS / max(seconds, 1e-9)
+        self._size = int(min(4 * rows, MOST_ROWS, max(1, fitting)))
+        self._least = int(min(MOST_ROWS, max(8, fitting)) / 8)
 
 
 def padding_share(batches: Sequence[np.ndarray]) -> float:

@@ -35,6 +35,18 @@ class LoadOptions:
     device: str = "auto"
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How to load a model of ours, here or on a worker; it was allowed and looked for here."""
+
+    place: Place
+    options: LoadOptions
+
+    def load(self, progress: Callable[..., None] | None = None) -> Model:
+        """The model, loaded at most once a process."""
+        return _shared(self.place, self.options, progress)
+
+
 class _WithInfo:
     """A registered object under an `info` of ours; everything else is the object's own."""
 
@@ -44,6 +56,9 @@ class _WithInfo:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _WithInfo, (self._model, self.info)
 
     def __repr__(self) -> str:
         return f"<registered model {self.info.name}>"
@@ -94,13 +109,18 @@ class Registry:
     def load(self, uri: str, options: LoadOptions, progress: Callable[..., None] | None = None) -> Model:
         """The model named `uri`, loaded at most once a process. Raises what `check` raises, and `ModelError`
         or `WeightsError` when loading fails. `progress` is told of weights being fetched."""
+        found = self.find(uri, options)
+        return found.load(progress) if isinstance(found, Recipe) else found
+
+    def find(self, uri: str, options: LoadOptions) -> Model | Recipe:
+        """The object registered as `uri`, or how to load what it stands for. Raises what `check` raises."""
         registered = self._registered.get(uri)
         if registered is not None:
             return registered
         place = self._place(uri)
         self._allowed.check(place)
         _check_present(place)
-        return _shared(place, _merged(options, place), progress)
+        return Recipe(place, _merged(options, place))
 
     def list(self) -> list[dict[str, object]]:
         """Every model known here: `uri, kind, where, size` (bytes or None), `present, licence`."""

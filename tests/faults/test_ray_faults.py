@@ -1,0 +1,162 @@
+"""Faults of Ray workers, as they happen: killed, stuck, slow, out of memory, unable to start. The answer is that of a
+run without faults, every input is decided once, and what was spent in vain is counted apart."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sqluice.errors import InterruptedQueryError, ModelError, WorkersLostError
+from sqluice.workers.pools import pool_of
+from sqluice.workers.ray_peers import Limits
+from support.workers import Plan, Worked, asked, processes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqluice import Connection
+
+    Connect = Callable[..., Connection]
+
+pytestmark = pytest.mark.ray
+
+WHERE = "ray?workers=2&cpus=0.5"
+FILTER = "SELECT i FROM range({}) t(i) WHERE AI_FILTER(PROMPT('Is it {{0}}?', 'row ' || i || '.')) ORDER BY i"
+IMPATIENT = Limits(hung=5, hung_least=1, hung_first=3, silent=2, stalled_least=60)
+
+
+def run(connection: Connection, n: int) -> tuple[list[Any], Any]:
+    cursor = connection.cursor()
+    found = cursor.execute(FILTER.format(n)).fetchall()
+    return found, cursor.report
+
+
+def expected(on_workers: Connect, tmp_path: Path, n: int) -> list[Any]:
+    """What a run without faults answers, in process."""
+    folder = tmp_path / "sound"
+    folder.mkdir()
+    return run(on_workers(Worked(folder), "local"), n)[0]
+
+
+def check_trace(connection: Connection, report: Any, n: int) -> dict[str, int]:
+    """One decision an input, and sums that agree; rows by outcome of the attempts."""
+    cursor = connection.cursor()
+    mark = f"run_id = '{report.run_id}'"
+    decisions = cursor.execute(
+        f"SELECT count(*), count(DISTINCT input_hash), sum(n_rows), sum(tokens_in) FROM ai.decisions WHERE {mark}"
+    ).fetchone()
+    assert decisions is not None
+    assert tuple(decisions[:3]) == (n, n, n)
+    tokens = cursor.execute(f"SELECT sum(tokens_in) FROM ai.batches WHERE {mark} AND outcome <> 'wasted'").fetchone()
+    assert tokens is not None
+    assert tokens[0] == decisions[3] == report.tokens_in
+    outcomes = cursor.execute(f"SELECT outcome, sum(rows) FROM ai.batches WHERE {mark} GROUP BY 1").fetchall()
+    return {outcome: int(rows) for outcome, rows in outcomes}
+
+
+def test_a_worker_killed_in_a_micro_batch_is_replaced(on_workers: Connect, tmp_path: Path) -> None:
+    model = Worked(tmp_path, Plan(dies_once="row 90.", seconds_a_row=0.001, batch_rows=20))
+    connection = on_workers(model)
+    found, report = run(connection, 200)
+    assert found == expected(on_workers, tmp_path, 200)
+    assert (tmp_path / "died").exists()
+    assert len(processes(tmp_path)) == 3
+    outcomes = check_trace(connection, report, 200)
+    assert outcomes["ok"] == 200
+    assert 20 <= outcomes["wasted"] <= 40  # what it was at, and what waited behind
+    assert report.calls == 200
+
+
+def test_a_row_that_kills_workers_fails_alone(on_workers: Connect, tmp_path: Path) -> None:
+    connection = on_workers(Worked(tmp_path, Plan(dies="row 13.", batch_rows=4)))
+    found, report = run(connection, 40)
+    assert found == [row for row in expected(on_workers, tmp_path, 40) if row != (13,)]
+    assert report.failed == 1
+    assert check_trace(connection, report, 40)["ok"] == 39
+    said = connection.cursor().execute(
+        f"SELECT error FROM ai.decisions WHERE run_id = '{report.run_id}' AND status = 'failed'"
+    )
+    assert "its worker died 2 times" in said.fetchall()[0][0]
+
+
+def test_a_worker_that_hangs_is_replaced(on_workers: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_of(WHERE), "limits", IMPATIENT)
+    connection = on_workers(Worked(tmp_path, Plan(hangs_once="row 90.", seconds_a_row=0.001, batch_rows=20)))
+    started = time.monotonic()
+    found, report = run(connection, 200)
+    assert time.monotonic() - started < 30
+    assert (tmp_path / "hung").exists()
+    assert found == expected(on_workers, tmp_path, 200)
+    assert check_trace(connection, report, 200)["ok"] == 200
+
+
+def test_a_slow_worker_gets_little_and_hard_rows_are_asked_once(on_workers: Connect, tmp_path: Path) -> None:
+    connection = on_workers(Worked(tmp_path, Plan(slow=5, seconds_a_row=0.005, batch_rows=10)))
+    found, report = run(connection, 400)
+    assert found == expected(on_workers, tmp_path, 400)
+    check_trace(connection, report, 400)
+    shares = connection.cursor().execute(
+        f"SELECT worker, sum(rows) FROM ai.batches WHERE run_id = '{report.run_id}' AND outcome = 'ok' GROUP BY 1"
+    )
+    slow, fast = sorted(int(rows) for _, rows in shares.fetchall())
+    assert slow * 3 < fast
+    folder = tmp_path / "hard"
+    folder.mkdir()
+    hard = Worked(folder, Plan(hard="7.", seconds_a_row=0.002, batch_rows=10))
+    found, report = run(on_workers(hard), 200)
+    assert set(asked(folder).values()) == {1}
+
+
+def test_memory_that_runs_out_halves_micro_batches(on_workers: Connect, tmp_path: Path) -> None:
+    connection = on_workers(Worked(tmp_path, Plan(memory=8, batch_rows=64)))
+    found, report = run(connection, 640)
+    assert found == expected(on_workers, tmp_path, 640)
+    outcomes = check_trace(connection, report, 640)
+    assert outcomes["ok"] == 640
+    assert outcomes["error"] < 640  # later micro-batches are not tried whole again
+
+
+def test_workers_that_cannot_start(on_workers: Connect, tmp_path: Path) -> None:
+    found, _ = run(on_workers(Worked(tmp_path, Plan(fails_start=1))), 50)
+    assert found == expected(on_workers, tmp_path, 50)
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    with pytest.raises(WorkersLostError, match=r"oracle cannot be loaded on .*scripted: start"):
+        run(on_workers(Worked(folder, Plan(fails_start=100))), 50)
+
+
+def test_a_model_that_answers_nothing_is_given_up_as_in_process(on_workers: Connect, tmp_path: Path) -> None:
+    said = []
+    for where in ("local", WHERE):
+        with pytest.raises(ModelError) as caught:
+            run(on_workers(Worked(tmp_path, Plan(memory=-1, batch_rows=50)), where), 300)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "answered none of its first 64 rows" in said[0]
+
+
+def test_an_interruption_is_heard_while_workers_are_busy(on_workers: Connect, tmp_path: Path) -> None:
+    model = Worked(tmp_path, Plan(seconds_a_row=0.05, batch_rows=40))
+    connection = on_workers(model, ai_cache="memory")
+    run(connection, 1)
+    stopped: list[float] = []
+
+    def stop() -> None:
+        while len(asked(tmp_path)) < 160:
+            time.sleep(0.05)
+        stopped.append(time.monotonic())
+        connection.interrupt()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(InterruptedQueryError):
+        run(connection, 400)
+    assert time.monotonic() - stopped[0] < 1
+    thread.join()
+    found, report = run(connection, 200)
+    assert found == expected(on_workers, tmp_path, 200)
+    assert report.cached >= 40
