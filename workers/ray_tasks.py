@@ -10,7 +10,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from sqluice.errors import OperationalError
-from sqluice.workers.ray_cluster import start
+from sqluice.workers.ray_cluster import join
+from sqluice.workers.where import Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +28,10 @@ class Tasks:
 
     def __init__(self, function: Callable[[Any], Any], address: str | None = None) -> None:
         """Joins the cluster at `address`, or starts Ray on this machine. `OperationalError` when that fails."""
-        self._ray = start(address)
+        found = join(Where("auto") if address == "auto" else Where("ray", address or ""))
+        if found is None:
+            raise OperationalError("no Ray cluster runs here; name its address, or leave --address out")
+        self._ray: Any = found
         self._remote = self._ray.remote(
             num_cpus=0, max_retries=RETRIES, retry_exceptions=False, scheduling_strategy="SPREAD"
         )(function)

@@ -21,8 +21,10 @@ def cluster() -> Iterator[str]:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     if str(TESTS) not in sys.path:
         sys.path.insert(0, str(TESTS))
-    from sqluice.workers.ray_cluster import start
+    from sqluice.workers.ray_cluster import join, leave
+    from sqluice.workers.where import Where
 
-    ray = start()
+    ray = join(Where("ray"))
+    assert ray is not None
     yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+    leave()
