@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlglot import exp
 
+from sqluice.engine.operators.applying import Applying
 from sqluice.engine.operators.ask import marked
 from sqluice.engine.operators.cascade import FIRST_LOOK, LEAST_INPUTS, Cascading, may_begin, may_pay, not_begun
 from sqluice.engine.operators.filtering import Filtering
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from sqluice.engine.operators.ask import Asker
     from sqluice.engine.report import CascadeReport
     from sqluice.engine.run import Given, Run
     from sqluice.optimizer.plan import Cascade, Plan, Step
@@ -264,8 +266,12 @@ class Executor:
 
     def may_cascade(self, numbers: Iterable[int], rows: int) -> bool:
         """Whether one of some questions may become a cascade on so many rows."""
-        found = ((self._plan.cascades.get(number), self._run.measured(number)) for number in numbers)
-        return any(cascade is not None and may_pay(cascade, rows, usd) for cascade, usd in found)
+        many = round(rows * self._run.shared.scale) if rows >= LEAST_INPUTS else rows
+        return any(
+            self._run.policy(number) is not None or may_pay(cascade, many, self._run.measured(number))
+            for number in numbers
+            if (cascade := self._plan.cascades.get(number)) is not None
+        )
 
     def texts_of(self, inputs: str, ids: np.ndarray, arity: int) -> list[list[str]]:
         """The arguments of numbered inputs, one list an argument, in the order of `ids`."""
@@ -373,7 +379,7 @@ class Executor:
         done = 0
         while done < total:
             self._run.runner.stop()
-            if cascade is not None and may_begin(cascade, asker, total - done):
+            if cascade is not None and self._begins(number, cascade, asker, total - done):
                 self._run.cascaded(number, cascade, self._cascading(ask, cascade, inputs, table, done))
                 return
             most = WINDOW_ROWS if cascade is None or asker.calls >= FIRST_LOOK else FIRST_LOOK
@@ -397,11 +403,20 @@ class Executor:
         if cascade is not None and total >= LEAST_INPUTS:
             self._run.cascaded(number, cascade, not_begun(cascade, total))
 
+    def _begins(self, number: int, cascade: Cascade, asker: Asker, inputs: int) -> bool:
+        if self._run.policy(number) is not None:
+            return True
+        return may_begin(cascade, asker, inputs, round(inputs * self._run.shared.scale))
+
     def _cascading(self, ask: Ask, cascade: Cascade, inputs: str, table: str, done: int) -> CascadeReport:
         """Decide the numbered inputs beyond the first `done` as a cascade."""
         seed = int(self._run.settings["ai_seed"] or 0)
+        given = Inputs(self, ask, inputs, table, seed, done)
+        policy = self._run.policy(ask.spec)
+        if policy is not None:
+            return Applying(self._run, ask.spec, cascade, given, policy).decide()
         operator = TopK if cascade.top else Cascading
-        return operator(self._run, ask.spec, cascade, Inputs(self, ask, inputs, table, seed, done)).decide()
+        return operator(self._run, ask.spec, cascade, given).decide()
 
     def store(self, inputs: str, table: str, ids: pa.ChunkedArray | np.ndarray, given: Given) -> None:
         """Put the answers to numbered inputs into the table of a question's answers."""

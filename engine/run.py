@@ -23,6 +23,7 @@ from sqluice.engine.operators.ask import (
     template_digest,
     tier_names,
 )
+from sqluice.engine.policies import Shared
 from sqluice.errors import InterruptedQueryError, ModelError
 from sqluice.optimizer.ast import own_sites, spec_of
 from sqluice.optimizer.cascade.compose import Chain
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from sqluice.engine.report import CascadeReport, Report
     from sqluice.engine.statistics import Statistics
     from sqluice.engine.trace import OpTrace, RunTrace, Status
+    from sqluice.optimizer.cascade.policy import Policy
     from sqluice.optimizer.plan import Cascade, Stage
     from sqluice.optimizer.statistics import Share
     from sqluice.types import Progress
@@ -68,6 +70,7 @@ class Runner:
     dimensions: dict[int, tuple[Any, int]] = field(default_factory=dict)
     statistics: Statistics | None = None
     interrupted: bool = False
+    shared: Shared = field(default_factory=Shared)
 
     def stop(self) -> None:
         """`InterruptedQueryError` once `interrupted` was set."""
@@ -336,6 +339,15 @@ class Run:
     def _revision(self, leaf: exp.Expr) -> str:
         return " ".join(self.revision(spec_of(site)) for site in own_sites(leaf))
 
+    @property
+    def shared(self) -> Shared:
+        """What the partitions of a job have together."""
+        return self.runner.shared
+
+    def policy(self, number: int) -> Policy | None:
+        """The policy of a question, in a partition of a job that has one for it."""
+        return self.shared.policies.get(self.identity(number)) if self.shared.policies else None
+
     def chain(self, cascade: Cascade) -> Chain | None:
         """The chain that a cascade stands in, made for the first of them."""
         if cascade.chain and self._chain is None:
@@ -360,6 +372,8 @@ class Run:
         if not ran:
             return "exact"
         first, report = ran[0]
+        if self._chain is not None and self.shared.policies:
+            return f"uncertified({COMPOSITION})"
         if self._chain is not None:
             labels = sum(report.labels for _, report in ran)
             sure = self._chain.holds(self._kept)

@@ -241,7 +241,7 @@ class AiStatement:
             return pinned(bound.tree), prefix
         if run.settings["ai_mode"] != "exact":
             found = ((number, contract_of(spec, run.settings)) for number, spec in enumerate(bound.specs))
-            contracts = {number: contract for number, contract in found if contract is not None}
+            contracts = {number: run.shared.contract(one) for number, one in found if one is not None}
             plan.cascades = insert_cascades(plan, contracts, forced=run.settings["ai_mode"] == "cascade")
         if plan.stages and isinstance(bound.tree, exp.Create):
             self._keep_names(bound, run, plan.statement)

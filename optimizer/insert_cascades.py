@@ -132,6 +132,7 @@ def _select(statement: exp.Expr) -> exp.Select | None:
     if isinstance(statement, exp.Insert) and statement.args.get("conflict"):
         return None
     select = statement.expression if isinstance(statement, exp.Create | exp.Insert) else statement
+    select = select.this if isinstance(select, exp.Copy) else select
     if isinstance(select, exp.Subquery):
         select = select.this
     return select if isinstance(select, exp.Select) else None

@@ -39,11 +39,12 @@ class CannotSplit(Exception):  # noqa: N818 - a finding, not a failure: the quer
 @dataclass(frozen=True, slots=True)
 class Split:
     """`part` runs on each partition. `final` reads their rows from `PARTS`, None where they are the result. `enough`
-    rows of the first partitions satisfy a LIMIT without an order."""
+    rows of the first partitions satisfy a LIMIT. `same_rows`: each row of a part is one of the result, and no other."""
 
     part: exp.Expr
     final: exp.Expr | None = None
     enough: int | None = None
+    same_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def split(tree: exp.Expr, driving: str, schema: Schema, names: list[str] | None 
         if _looks_at_several(block, schema):
             return _cut(tree, block, schema, names if block is tree else None)
         if block is tree:
-            return Split(tree)
+            return Split(tree, same_rows=True)
         above = _use(tree, block)
         if above is None:
             return _whole(tree, block)
@@ -216,7 +217,8 @@ def _cut(tree: exp.Expr, block: exp.Expr, schema: Schema, names: list[str] | Non
     names = names or schema.columns(alone)
     part, final, enough = _aggregated(alone, schema, names) if together else _ordered(alone, names)
     if block is tree:
-        return Split(part, final, enough)
+        sorts = not together and not any(block.args.get(name) for name in ("distinct", "limit", "offset"))
+        return Split(part, final, enough, sorts)
     block.replace(final)
     return Split(part, _without_path(tree, ""))
 

@@ -11,22 +11,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqluice.engine.budget import Budget
+from sqluice.engine.jobs import learning
 from sqluice.engine.jobs import plan as planning
-from sqluice.engine.jobs.folder import RESULT, JobFolder, check_place
-from sqluice.engine.jobs.task import Work, run, written
+from sqluice.engine.jobs.folder import RESULT, JobFolder, check_place, write_json
+from sqluice.engine.jobs.task import run, written
+from sqluice.engine.operators.applying import BY_POLICY
 from sqluice.errors import InterruptedQueryError, OperationalError
+from sqluice.optimizer.cascade.constraints import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sqluice.engine.jobs.plan import Request
+    from sqluice.engine.jobs.task import Work
+    from sqluice.optimizer.cascade.policy import Policy, Proof
 
 GIVE_UP_AFTER = 3
 """Partitions that fail until the job begins no other."""
@@ -34,6 +40,7 @@ GIVE_UP_AFTER = 3
 TICK = 0.2
 """Seconds between looks at what is finished."""
 
+_LABELS = re.compile(r", [\d,]+ labels\)")
 _SUMS = ("rows", "calls", "cached", "failed_rows", "tokens_in", "tokens_out", "cost_usd")
 
 
@@ -96,6 +103,9 @@ class Job:
     resume: bool = False
     on_state: Callable[[JobState], None] | None = None
     _failures: dict[str, str] = field(default_factory=dict)
+    _policies: dict[str, Policy] = field(default_factory=dict)
+    _told: dict[str, Any] = field(default_factory=dict)
+    """What is kept beside the policies: the round, the label once it is proven, calls for learning."""
     _records: dict[str, dict[str, Any]] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _first: int = 0
@@ -113,7 +123,11 @@ class Job:
         with self._folder.locked():
             self._begin()
             try:
+                self._tell("running")
+                self._learn()
                 self._partitions()
+                while not self._prove():
+                    self._partitions()
                 self._finish()
             except BaseException as error:
                 self._tell(_status(error), error=_line(error))
@@ -130,7 +144,42 @@ class Job:
         else:
             self._folder.create(self._plan.to_json())
         self._first = self._rows_in()
-        self._tell("running")
+
+    def _learn(self) -> None:
+        """The policies of the job's cascades, learnt once. Partitions of an earlier round are to be done again."""
+        kept = self._folder.home / "policies.json"
+        if kept.exists():
+            self._policies, self._told = learning.from_json(kept.read_text(encoding="utf-8"))
+        else:
+            self._policies, self._told = learning.learn(self._plan, self.request)
+            self._told["round"] = 0
+            write_json(kept, learning.to_json(self._policies, **self._told))
+        self._records = {name: one for name, one in self._records.items() if self._counts(one)}
+
+    def _counts(self, record: dict[str, Any]) -> bool:
+        """Whether a finished partition is of this round, and what it has seen is there while that is needed."""
+        needed = "seen" in record and "label" not in self._told
+        return record["round"] == self._told["round"] and not (
+            needed and not (self._folder.rows / record["seen"]).exists()
+        )
+
+    def _prove(self) -> bool:
+        """What partitions prove together; False where they are to be done again, at a higher rate."""
+        if not self._policies or "label" in self._told:
+            return True
+        files = [str(self._folder.rows / one["seen"]) for one in self._records.values()]
+        proofs = learning.proofs(self._policies, files)
+        sure = all(one.holds for one in proofs.values())
+        if not sure and self._told["round"] + 1 < learning.ROUNDS:
+            self._policies = learning.more(self._policies)
+            self._told["round"] += 1
+            write_json(self._folder.home / "policies.json", learning.to_json(self._policies, **self._told))
+            self._records = {}
+            return False
+        labels = [record.get("label") for record in self._records.values()]
+        self._told["label"] = _proven(self._policies, proofs, labels)
+        write_json(self._folder.home / "policies.json", learning.to_json(self._policies, **self._told))
+        return True
 
     def _partitions(self) -> None:
         """Run the partitions that are not finished."""
@@ -144,7 +193,7 @@ class Job:
             while waiting or running:
                 while waiting and pool.room() > 0 and len(self._failures) < GIVE_UP_AFTER and not self._is_enough():
                     partition = waiting.pop(0)
-                    work = self._plan.work(self.request, partition, str(self._folder.rows.resolve()), _home())
+                    work = self._plan.work(self.request, partition, str(self._folder.rows.resolve()), self._policies)
                     share = budget.lease(work.name, partition.rows, sum(one.rows for one in waiting) + partition.rows)
                     pool.submit(work.name, work if share is None else _with_budget(work, share))
                     running.add(work.name)
@@ -175,7 +224,7 @@ class Job:
         elif "failed" in result:
             self._failures[name] = str(result["failed"])
         else:
-            record = {**result, "rows_in": rows}
+            record = {**result, "rows_in": rows, "round": self._told["round"]}
             self._folder.commit(name, record)
             self._records[name] = record
 
@@ -200,32 +249,25 @@ class Job:
                 if record is None:
                     break  # a LIMIT had enough
                 paths.append(str(self._folder.path(_name(one.number), record).resolve()))
-            views = {**self._plan.views, **planning.parts_view(paths)}
+            views = planning.parts_view(paths)
             left = _Ledger(self.request.budget, self._records.values()).lease(RESULT, 1, 1)
-            request = self.request
-            work = Work(
-                RESULT,
-                self._plan.final,
-                self._plan.before,
-                views,
-                str(self._folder.rows),
-                {**request.settings, "ai_workers": "local"},
-                request.allow_models,
-                request.models,
-                threads=os.cpu_count() or 1,
-            )
+            work = self._plan.whole(self.request, views, RESULT, self._plan.final, str(self._folder.rows))
             path = self._folder.rows / f"{RESULT}-{os.getpid()}.parquet"
             try:
-                record = {**written(work if left is None else _with_budget(work, left), path), "rows_in": 0}
+                record = written(work if left is None else _with_budget(work, left), path)
+                record |= {"rows_in": 0, "round": self._told["round"]}
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
             self._folder.commit(RESULT, record)
             self._records[RESULT] = record
-        if RESULT in self._records:
-            self._folder.drop_rows()
-        else:
-            self._folder.sweep(self._records)
+        self._folder.drop_rows()
+
+    def _label(self, parts: dict[str, dict[str, Any]]) -> str | None:
+        """What the result can be trusted for."""
+        label = self._told.get("label") or _label([record.get("label") for record in parts.values()])
+        certain = label is None or label == "exact" or self._plan.same_rows or label.startswith("uncertified(")
+        return label if certain else "uncertified(composition)"
 
     def _rows_in(self) -> int:
         return sum(record["rows_in"] for record in self._records.values())
@@ -248,14 +290,14 @@ class Job:
             seconds=round(seconds, 3),
             rows_per_s=round(rate, 3),
             eta_s=round((total - rows_in) / rate, 1) if rate > 0 else None,
-            label=_label([record.get("label") for record in self._records.values()]),
+            label=self._label(parts),
             error=error,
             warnings=tuple(dict.fromkeys(text for one in self._records.values() for text in one["warnings"])),
             output=tuple(sorted(path.name for path in self.out.glob("*.parquet"))),
             pid=os.getpid(),
             host=socket.gethostname(),
             updated=time.time(),
-            **sums,
+            **{**sums, "calls": sums["calls"] + self._told.get("learning_calls", 0)},
         )
         with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # a full disk is the news, not this
             self._folder.tell(asdict(state))
@@ -303,19 +345,26 @@ def _with_budget(work: Work, share: str) -> Work:
 
 
 def _label(labels: list[str | None]) -> str | None:
-    """What the result can be trusted for, from what its parts can."""
-    found = [one for one in labels if one is not None]
-    if not found:
-        return None
-    return found[0] if len(set(found)) == 1 else "uncertified(partitions)"
+    """What the result can be trusted for, from what its parts can: parts that each keep a contract keep it together."""
+    found = sorted({one for one in labels if one is not None})
+    contracts = {_LABELS.sub("", one) for one in found if one.startswith("certified(")}
+    if len(found) == 1:
+        return found[0]
+    if len(contracts) == 1 and all(one == "exact" or one.startswith("certified(") for one in found):
+        return f"{contracts.pop()} in each partition)"
+    return next((one for one in found if one.startswith("uncertified(")), None)
+
+
+def _proven(policies: dict[str, Policy], proofs: dict[str, Proof], labels: list[str | None]) -> str:
+    """What the result can be trusted for, where cascades are proven for the whole job."""
+    if any(one not in (BY_POLICY, "exact") for one in labels) or len(policies) > 1:
+        return "uncertified(composition)"
+    (policy,), (proof,) = policies.values(), proofs.values()
+    return f"certified({told(policy.contract)}, {proof.labels:,} labels)" if proof.holds else "uncertified(unfinished)"
 
 
 def _name(number: int) -> str:
     return f"{number:05d}"
-
-
-def _home() -> str | None:
-    return os.environ.get("SQLUICE_HOME")
 
 
 def _status(error: BaseException) -> str:

@@ -72,7 +72,9 @@ class JobFolder:
 
     def commit(self, name: str, record: dict[str, Any]) -> None:
         """`name` is finished; `record['file']` is the file in `rows`."""
-        sync(self.rows / record["file"])
+        for kind in ("file", "seen"):
+            if kind in record:
+                sync(self.rows / record[kind])
         write_json(self.home / "done" / f"{name}.json", record)
         self._publish(name, record)
 
@@ -101,7 +103,7 @@ class JobFolder:
 
     def sweep(self, found: dict[str, dict[str, Any]]) -> None:
         """Drop rows that no record names."""
-        named = {record["file"] for record in found.values()}
+        named = {record[kind] for record in found.values() for kind in ("file", "seen") if kind in record}
         for path in self.rows.iterdir():
             if path.name not in named:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
@@ -11,16 +12,17 @@ import sqluice
 from sqluice.engine import parsing, script
 from sqluice.engine.jobs import inputs
 from sqluice.engine.jobs.inputs import Input, Partition
-from sqluice.engine.jobs.task import Work, opened
+from sqluice.engine.jobs.task import Work, connected
 from sqluice.errors import Error, OperationalError, ProgrammingError
 from sqluice.optimizer.ast import sql as sql_text
 from sqluice.optimizer.partition import PARTS, CannotSplit, Schema, Split, split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqluice.config import Value
     from sqluice.engine.dbapi import Connection
+    from sqluice.optimizer.cascade.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -39,32 +41,39 @@ class Request:
 @dataclass(frozen=True)
 class Plan:
     """A job as data. `final` is None where the rows of partitions are the result; `enough` of the first partitions'
-    rows satisfy a LIMIT."""
+    rows satisfy a LIMIT. `same_rows`: the result has the rows of the partitions, and so inherits their contract."""
 
     sql: str
     before: tuple[str, ...]
     part: str
     final: str | None
     enough: int | None
+    same_rows: bool
     views: dict[str, str]
     driving: str
     partitions: tuple[Partition, ...]
     files: dict[str, list[inputs.File]]
 
-    def work(self, request: Request, partition: Partition, rows: str, home: str | None) -> Work:
-        """What one partition runs."""
-        views = {**self.views, self.driving: inputs.rows_of(partition.pieces)}
+    def whole(self, request: Request, views: Mapping[str, str], name: str = "", sql: str = "", rows: str = "") -> Work:
+        """Something that runs once for all partitions, with more views."""
         return Work(
-            f"{partition.number:05d}",
-            self.part,
+            name,
+            sql,
             self.before,
-            views,
+            {**self.views, **views},
             rows,
             request.settings,
             request.allow_models,
             request.models,
-            home,
+            threads=os.cpu_count() or 1,
         )
+
+    def work(self, request: Request, partition: Partition, rows: str, policies: dict[str, Policy]) -> Work:
+        """What one partition runs."""
+        views = {self.driving: inputs.rows_of(partition.pieces)}
+        whole = self.whole(request, views, f"{partition.number:05d}", self.part, rows)
+        home = os.environ.get("SQLUICE_HOME")
+        return replace(whole, threads=1, home=home, policies=policies, partitions=len(self.partitions))
 
     def to_json(self) -> dict[str, Any]:
         """What `job.json` keeps: enough to tell whether a resumed job is the same one."""
@@ -95,13 +104,14 @@ def plan(request: Request) -> Plan:
         driving = request.inputs[0]
         cut = inputs.partitions(duck, driving, found[driving.name], request.partitions)
     views = {one.name: inputs.relation(one, found[one.name]) for one in request.inputs}
-    with opened(Work("", "", before, views, "", request.settings, request.allow_models, request.models)) as con:
+    with connected(Work("", "", before, views, "", request.settings, request.allow_models, request.models)) as con:
         names = _columns(con, statement)
         made = _split(con, statement, driving.name, names, whole=len(cut) == 1)
     others = {name: select for name, select in views.items() if name != driving.name}
     part = statement if made.final is None else sql_text(made.part)
     final = None if made.final is None else sql_text(made.final)
-    return Plan(request.sql, before, part, final, made.enough, others, driving.name, tuple(cut), found)
+    same = made.same_rows or len(cut) == 1
+    return Plan(request.sql, before, part, final, made.enough, same, others, driving.name, tuple(cut), found)
 
 
 def _statements(text: str) -> tuple[tuple[str, ...], str]:

@@ -8,18 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqluice.engine.policies import Shared
 from sqluice.errors import Error
 
 if TYPE_CHECKING:
     from sqluice.config import Value
     from sqluice.engine.dbapi import Connection
     from sqluice.engine.report import Report
+    from sqluice.optimizer.cascade.policy import Policy
 
 
 @dataclass(frozen=True)
 class Work:
     """`sql` over `views` (name to SELECT), written to a file in the folder `rows` that is named after `name` and the
-    attempt. `before` are the statements that come first; `models` are registered objects by name."""
+    attempt. `before` are the statements that come first; `models` are registered objects by name. `policies` are those
+    of the job's cascades."""
 
     name: str
     sql: str
@@ -31,6 +34,8 @@ class Work:
     models: dict[str, Any] = field(default_factory=dict)
     home: str | None = None
     threads: int = 1
+    policies: dict[str, Policy] = field(default_factory=dict)
+    partitions: int = 1
 
 
 def run(work: Work) -> dict[str, Any]:
@@ -51,21 +56,27 @@ def run(work: Work) -> dict[str, Any]:
 
 def written(work: Work, path: Path) -> dict[str, Any]:
     """The record of rows that are now in the file `path`."""
-    con = opened(work)
-    try:
+    shared = Shared(work.policies, work.partitions)
+    with connected(work, shared) as con:
         cursor = con.execute(f"COPY ({work.sql}) TO '{str(path).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)")
         warnings = list(dict.fromkeys(str(text) for _, text in cursor.messages))
-        return {"file": path.name, "rows": cursor.rowcount, "warnings": warnings[:5], **spent(cursor.report)}
-    finally:
-        con.close()
+        record = {"file": path.name, "rows": cursor.rowcount, "warnings": warnings[:5], **spent(cursor.report)}
+    if work.policies:
+        from sqluice.engine.jobs.learning import write_seen
+
+        record["seen"] = path.with_suffix(".seen.parquet").name
+        write_seen(shared.seen, path.with_name(record["seen"]))
+    return record
 
 
-def opened(work: Work) -> Connection:
+def connected(work: Work, shared: Shared | None = None) -> Connection:
     """A connection that sees the views of some work."""
     import sqluice
 
     allowed = None if work.allow_models is None else list(work.allow_models)
     con = sqluice.connect(config={"threads": work.threads}, allow_models=allowed, **work.settings)  # type: ignore[arg-type]
+    if shared is not None:
+        con._session.runner.shared = shared  # noqa: SLF001 - nobody else shares cascades
     for name, model in work.models.items():
         con.register_model(name, model)
     for name, select in work.views.items():

@@ -17,6 +17,8 @@ from sqluice.engine.report import CascadeReport
 from sqluice.errors import ModelError
 from sqluice.optimizer.cascade.constraints import constraints_of, told
 from sqluice.optimizer.cascade.learner import ACCEPT, BOTH, UNKNOWN, YES, Learner
+from sqluice.optimizer.cascade.policy import Policy, allowed
+from sqluice.udfs.contract import contract_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -173,8 +175,17 @@ class Cascading:
             learner.tell(judged(self._spec, chances[asked], self._said[asked])[1])
         verdict = learner.verdict()
         self._remember(score, scores, labels, verdict)
+        if self._run.shared.learns and verdict.certified:
+            self._run.shared.found[self._run.identity(self._number)] = self._policy(score, verdict)
         self._store(score, chances, scores, verdict)
         return self._report(score.name, verdict, told(self._cascade.contract))
+
+    def _policy(self, score: Score, verdict: Verdict) -> Policy:
+        """What the partitions of a job are to do."""
+        contract = contract_of(self._spec, self._run.settings)
+        assert contract is not None
+        room = allowed(contract, verdict.answers, self._inputs.n_rows)
+        return Policy(score.name, score.fitted.model, verdict.tau_low, verdict.tau_high, contract, room)
 
     def _remember(self, score: Score, scores: np.ndarray, labels: np.ndarray, verdict: Verdict) -> None:
         """Keep a head that was trained here for later runs, with what its rows were like and where it decided."""
@@ -262,13 +273,14 @@ class Cascading:
         )
 
 
-def may_begin(cascade: Cascade, asker: Asker, inputs: int) -> bool:
-    """Whether so many inputs are decided as a cascade from here on; not while nobody knows what a call costs."""
+def may_begin(cascade: Cascade, asker: Asker, inputs: int, in_all: int) -> bool:
+    """Whether so many inputs are decided as a cascade from here on; not while nobody knows what a call costs. `in_all`
+    counts those that they are a sample of too."""
     room = asker.room()
     if room is not None:
         return room < inputs
     sure = cascade.forced or asker.calls >= FIRST_LOOK
-    return sure and may_pay(cascade, inputs, measured(asker.op, asker.calls))
+    return sure and inputs >= LEAST_INPUTS and may_pay(cascade, in_all, measured(asker.op, asker.calls))
 
 
 def not_begun(cascade: Cascade, inputs: int) -> CascadeReport:

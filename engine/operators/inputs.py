@@ -18,7 +18,8 @@ WINDOW_ROWS = 4096
 
 class Inputs:
     """Inputs numbered beyond a start, in an order that depends on a seed and on themselves, never on how they arrived:
-    any beginning of it is a random sample. `n_rows` int64 [n] is how many rows each stands for."""
+    any beginning of it is a random sample. `n_rows` int64 [n] is how many rows each stands for, `keys` uint64 [n] tell
+    them apart by their arguments alone."""
 
     def __init__(self, executor: Executor, ask: Ask, inputs: str, answers: str, seed: int, start: int) -> None:
         self._executor = executor
@@ -26,8 +27,10 @@ class Inputs:
         self._table = inputs
         self._answers = answers
         order = f"md5_number(k::VARCHAR || ':{seed}'), k"
-        found = executor.columns(f'SELECT id, n FROM "{inputs}" WHERE id > {start} ORDER BY {order}')
+        low = "(k & 18446744073709551615)::UBIGINT"
+        found = executor.columns(f'SELECT id, n, {low} AS key FROM "{inputs}" WHERE id > {start} ORDER BY {order}')
         self._ids = found["id"][0]
+        self.keys = found["key"][0].astype(np.uint64)
         self.n_rows = found["n"][0].astype(np.int64)
 
     def __len__(self) -> int:

@@ -182,7 +182,8 @@ class Memory:
     def of(cls, run: Run, number: int, embedder: str) -> Memory:
         """What there is; nothing where what was kept cannot be read."""
         mark = f"{run.identity(number)} {run.revision(number)} {embedder}"
-        found = None if run.runner.statistics is None else run.runner.statistics.head(mark)
+        statistics = None if run.shared.is_job else run.runner.statistics  # partitions run on any machine
+        found = None if statistics is None else statistics.head(mark)
         if found is None:
             return cls(mark)
         try:
