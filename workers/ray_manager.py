@@ -87,6 +87,16 @@ class Manager:
                 self._rebalance()
             return _listed(group)
 
+    def drop(self, key: str, name: str) -> None:
+        """End one worker, that somebody has given up."""
+        with self._lock:
+            group = self._groups.get(key)
+            if group is None:
+                return
+            for worker in [one for one in group.workers if one.name == name]:
+                group.workers.remove(worker)
+                _end(worker)
+
     def close(self, key: str) -> None:
         """End the workers of a model."""
         with self._lock:

@@ -9,6 +9,7 @@ Workers stay for the process, loaded, and are found again by their model and opt
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sqluice.errors import ModelError, WorkersLostError
+from sqluice.errors import BrokenModelError, ModelError
 from sqluice.workers import ray_cluster
 from sqluice.workers.pool import (
     LocalPool,
@@ -83,12 +84,12 @@ class Group:
         return self._peers
 
     def open(self) -> None:
-        """Have workers placed if there are none. `WorkersLostError` says what the cluster lacks."""
+        """Have workers placed if there are none. `BrokenModelError` says what the cluster lacks."""
         if self._peers:
             return
         found = self._got(self._manager.open.remote(self._key, self._descriptor, self._shape))
         if isinstance(found, Broken):
-            raise WorkersLostError(found.said)
+            raise BrokenModelError(found.said)
         self._gone.clear()
         self._update(found)
 
@@ -96,12 +97,13 @@ class Group:
         """A worker is given up."""
         self._gone.add(peer.name)
         self._peers = [one for one in self._peers if one is not peer]
-        self.ray.kill(peer.actor)
+        self._manager.drop.remote(self._key, peer.name)
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, unless the cluster is gone and they with it."""
         self._peers = []
-        self._got(self._manager.close.remote(self._key))
+        with contextlib.suppress(BrokenModelError):
+            self._got(self._manager.close.remote(self._key))
 
     def demand(self, seconds: float) -> None:
         """Tell the manager how many seconds of work are queued here; from time to time, or when it is none."""
@@ -122,7 +124,7 @@ class Group:
         while todo:
             peers = self.peers()
             if not peers:
-                raise WorkersLostError(f"model {self.name} has no worker left")
+                raise BrokenModelError(f"model {self.name} has no worker left")
             out = [(at, peers[turn % len(peers)]) for turn, at in enumerate(todo)]
             flights = [
                 (at, peer, peer.life, getattr(peer.actor, method).options(concurrency_group="work").remote(*each[at]))
@@ -137,7 +139,7 @@ class Group:
                     if peer.died(life, said.said) and peer.deaths >= self.limits.deaths:
                         self.lost(peer)
                     if not self._peers:
-                        raise WorkersLostError(said.said)
+                        raise BrokenModelError(said.said)
                     todo.append(at)
                 else:
                     found[at] = said
@@ -157,7 +159,7 @@ class Group:
         try:
             return self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
-            raise WorkersLostError(f"the Ray workers of {self.name} are gone: {why(error)}") from error
+            raise BrokenModelError(f"the Ray workers of {self.name} are gone: {why(error)}") from error
 
     def _update(self, listed: list[tuple[str, Any]]) -> None:
         known = {peer.name: peer for peer in self._peers}
@@ -256,7 +258,7 @@ class RayPool(Pool):
             Dispatch(work, question, items, batches, group, self.limits).run()
         except BaseException as error:
             told.cut_short(error, bias)
-            if isinstance(error, WorkersLostError):
+            if isinstance(error, BrokenModelError):
                 self._forget(group)
             raise
         finally:
@@ -305,12 +307,17 @@ class RayPool(Pool):
         group.open()
         for peer in group.peers():
             peer.actor.facts.options(concurrency_group="work").remote()  # all of them load at the same time
-        facts = group.call(lambda: None, "facts")
+        try:
+            facts = group.call(lambda: None, "facts")
+        except BaseException:
+            group.close()
+            raise
         group.seconds_load = facts.seconds_load
         return RayModel(group, facts)
 
     def _forget(self, group: Group) -> None:
         """Workers that are lost are not asked again; the next query has new ones placed."""
+        group.close()
         self._models = {key: model for key, model in self._models.items() if model.group is not group}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sqluice.errors import InterruptedQueryError, ModelError, WorkersLostError
+from sqluice.errors import BrokenModelError, InterruptedQueryError, ModelError
 from sqluice.workers.pools import pool_of
 from sqluice.workers.ray_peers import Limits
 from support.workers import Plan, Worked, asked, processes
@@ -53,7 +53,7 @@ def check_trace(connection: Connection, report: Any, n: int) -> dict[str, int]:
     assert tuple(decisions[:3]) == (n, n, n)
     tokens = cursor.execute(f"SELECT sum(tokens_in) FROM ai.batches WHERE {mark} AND outcome <> 'wasted'").fetchone()
     assert tokens is not None
-    assert tokens[0] == decisions[3] == report.tokens_in
+    assert tokens[0] == decisions[3] == report.tokens_in > 0
     outcomes = cursor.execute(f"SELECT outcome, sum(rows) FROM ai.batches WHERE {mark} GROUP BY 1").fetchall()
     return {outcome: int(rows) for outcome, rows in outcomes}
 
@@ -64,11 +64,13 @@ def test_a_worker_killed_in_a_micro_batch_is_replaced(on_workers: Connect, tmp_p
     found, report = run(connection, 200)
     assert found == expected(on_workers, tmp_path, 200)
     assert (tmp_path / "died").exists()
-    assert len(processes(tmp_path)) == 3
     outcomes = check_trace(connection, report, 200)
     assert outcomes["ok"] == 200
     assert 20 <= outcomes["wasted"] <= 40  # what it was at, and what waited behind
     assert report.calls == 200
+    time.sleep(3)
+    run(connection, 200)
+    assert len(processes(tmp_path)) == 3
 
 
 def test_a_row_that_kills_workers_fails_alone(on_workers: Connect, tmp_path: Path) -> None:
@@ -125,8 +127,45 @@ def test_workers_that_cannot_start(on_workers: Connect, tmp_path: Path) -> None:
     assert found == expected(on_workers, tmp_path, 50)
     folder = tmp_path / "broken"
     folder.mkdir()
-    with pytest.raises(WorkersLostError, match=r"oracle cannot be loaded on .*scripted: start"):
+    with pytest.raises(BrokenModelError, match=r"oracle cannot be loaded on .*scripted: start"):
         run(on_workers(Worked(folder, Plan(fails_start=100))), 50)
+
+
+def cascade(on_workers: Connect, oracle: Worked, proxy: Worked, folder: Path) -> Connection:
+    """A cascade that is asked for by its targets."""
+    connection = on_workers(oracle, ai_mode="cascade", ai_proxy="proxy", ai_embedder="embedder")
+    connection.register_model("proxy", proxy)
+    connection.register_model("embedder", Worked(folder, name="embedder"))
+    return connection
+
+
+@pytest.mark.parametrize("fault", [Plan(fails_start=1000), Plan(memory=-1)], ids=["start", "answers nothing"])
+def test_a_broken_proxy_leaves_everything_to_the_oracle(on_workers: Connect, tmp_path: Path, fault: Plan) -> None:
+    oracle, proxy = tmp_path / "oracle", tmp_path / "proxy"
+    oracle.mkdir()
+    proxy.mkdir()
+    connection = cascade(on_workers, Worked(oracle), Worked(proxy, fault, "proxy"), tmp_path)
+    found, report = run(connection, 1500)
+    assert found == expected(on_workers, tmp_path, 1500)
+    assert report.degraded
+    assert check_trace(connection, report, 1500)["ok"] >= 1500
+    assert set(asked(oracle).values()) == {1}
+    warned = connection.cursor().execute(f"SELECT degraded FROM ai.runs WHERE run_id = '{report.run_id}'").fetchall()
+    assert warned == [(True,)]
+
+
+def test_a_broken_oracle_stops_the_query_and_keeps_what_is_done(on_workers: Connect, tmp_path: Path) -> None:
+    plan = Plan(dies="row 90.", batch_rows=10)
+    pool_of(WHERE)
+    connection = on_workers(Worked(tmp_path, plan), ai_cache="memory")
+    limits = Limits(deaths=1)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(BrokenModelError, match="has no worker left"):
+        patch.setattr(pool_of(WHERE), "limits", limits)
+        run(connection, 100)
+    before = asked(tmp_path)
+    run(connection, 80)
+    again = sum((asked(tmp_path) - before).values())
+    assert again <= 80 - 10
 
 
 def test_a_model_that_answers_nothing_is_given_up_as_in_process(on_workers: Connect, tmp_path: Path) -> None:
