@@ -35,7 +35,7 @@ from sqluice.workers.pool import (
     name_of,
 )
 from sqluice.workers.ray_dispatch import WAIT, Dispatch
-from sqluice.workers.ray_manager import NAME, Manager
+from sqluice.workers.ray_manager import manager_of
 from sqluice.workers.ray_peers import Limits, Peer
 from sqluice.workers.ray_ship import pickled
 from sqluice.workers.ray_wire import Broken, Facts, to_table, why
@@ -216,6 +216,7 @@ class RayPool(Pool):
         self._manager: Any = None
         self._models: dict[str, RayModel] = {}
         self._keys: dict[int, tuple[object, str, bytes]] = {}
+        self._digests: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def model(
@@ -269,6 +270,8 @@ class RayPool(Pool):
         """End all workers that this pool asked for."""
         with self._lock:
             models, self._models = list(self._models.values()), {}
+            self._keys.clear()
+            self._digests.clear()
         for model in models:
             model.group.close()
 
@@ -280,12 +283,8 @@ class RayPool(Pool):
         self._ray = ray_cluster.join(self.where)
         if self._ray is None:
             return False
-        self._manager = self._found_manager()
+        self._manager = manager_of(self._ray)
         return True
-
-    def _found_manager(self) -> Any:
-        options = {"name": NAME, "get_if_exists": True, "num_cpus": 0, "max_concurrency": 8}
-        return self._ray.remote(Manager).options(**options).remote()
 
     def _shape(self, role: str) -> Shape:
         shape = self.where.shape(role)
@@ -293,14 +292,25 @@ class RayPool(Pool):
         return replace(shape, workers=os.cpu_count() or 1) if here and not shape.workers else shape
 
     def _key(self, uri: str, found: Any, shape: Shape) -> tuple[str, bytes]:
-        """What a model's workers are found again by, and the model for the wire."""
+        """What a model's workers are found again by, and the model for the wire.
+
+        A registered object is known by its name, class and revision, as it is to the answer cache; where another one of
+        this process shares all three, or there is no revision, by what it pickles to.
+        """
         if isinstance(found, Recipe):
             return _digest(repr((found, shape)).encode()), pickled(uri, found)
         known = self._keys.get(id(found))
         if known is None or known[0] is not found:
             data = pickled(uri, found)
-            known = self._keys[id(found)] = (found, _digest(data), data)
+            known = self._keys[id(found)] = (found, self._name(uri, found, _digest(data)), data)
         return f"{known[1]} {shape}", known[2]
+
+    def _name(self, uri: str, found: Any, digest: str) -> str:
+        info = getattr(found, "info", None)
+        if not getattr(info, "revision", ""):
+            return digest
+        name = _digest(repr((uri, type(getattr(found, "_model", found)).__qualname__, info)).encode())
+        return name if self._digests.setdefault(name, digest) == digest else f"{name} {digest}"
 
     def _opened(self, key: str, descriptor: Descriptor, shape: Shape) -> RayModel:
         group = Group(self._ray, self._manager, key, descriptor, shape, self.limits)

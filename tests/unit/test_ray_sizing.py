@@ -9,22 +9,28 @@ ONE = Shape(cpus=1.0)
 TOTAL = {"CPU": 8.0}
 
 
+def held(*sizes: int) -> dict[str, Tier]:
+    """Models that have so many workers."""
+    return {str(at): Tier(size, ONE, 0.0, 1.0) for at, size in enumerate(sizes)}
+
+
 def test_a_number_asked_for_is_placed_whole_where_nobody_else_is() -> None:
-    assert first_size(Shape(workers=12), TOTAL, TOTAL, 0, 0) == 12  # the caller waits for room, and fails
-    assert first_size(Shape(workers=4), TOTAL, TOTAL, 0, 0) == 4
-    assert first_size(Shape(workers=4), TOTAL, {"CPU": 6.0}, 1, 2) == 4
+    assert first_size(Shape(workers=12), TOTAL, TOTAL, {}) == 12  # the caller waits for room, and fails
+    assert first_size(Shape(workers=4), TOTAL, TOTAL, {}) == 4
+    assert first_size(Shape(workers=4), TOTAL, {"CPU": 6.0}, held(2)) == 4
+    assert first_size(Shape(workers=3, gpus=1.0), TOTAL, {"CPU": 3.0}, held(5)) == 3  # nobody has a GPU to give
 
 
 def test_beside_others_it_is_an_equal_share_and_never_none() -> None:
-    assert first_size(Shape(workers=8), TOTAL, {"CPU": 0.0}, 1, 8) == 4
-    assert first_size(Shape(workers=8), TOTAL, {"CPU": 0.0}, 2, 8) == 2
-    assert first_size(Shape(workers=2), {"CPU": 2.0}, {"CPU": 0.0}, 2, 2) == 1
+    assert first_size(Shape(workers=8), TOTAL, {"CPU": 0.0}, held(8)) == 4
+    assert first_size(Shape(workers=8), TOTAL, {"CPU": 0.0}, held(4, 4)) == 2
+    assert first_size(Shape(workers=2), {"CPU": 2.0}, {"CPU": 0.0}, held(1, 1)) == 1
 
 
 def test_without_a_number_there_is_room_for_one_more_model() -> None:
-    assert first_size(ONE, TOTAL, TOTAL, 0, 0) == 4
-    assert first_size(ONE, {"CPU": 1.0}, {"CPU": 1.0}, 0, 0) == 1
-    assert first_size(Shape(gpus=0.25), {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}, 0, 0) == 2
+    assert first_size(ONE, TOTAL, TOTAL, {}) == 4
+    assert first_size(ONE, {"CPU": 1.0}, {"CPU": 1.0}, {}) == 1
+    assert first_size(Shape(gpus=0.25), {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}, {}) == 2
 
 
 def test_what_is_missing_and_what_fits() -> None:
