@@ -43,7 +43,7 @@ from sqluice.workers.ray_worker import Descriptor
 from sqluice.workers.registry import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqluice.types import ModelInfo
     from sqluice.workers.protocol import Asked, Control
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 REFRESH = 2.0
 """Seconds between looks at which workers a model has."""
+
+MANAGER_SECONDS = 10.0
+"""In which the manager answers, after workers were lost."""
 
 ROWS_A_CALL = 2048
 """Prompts whose tokens one call counts."""
@@ -76,7 +79,8 @@ class Group:
         self.seconds_load = 0.0
 
     def peers(self) -> list[Peer]:
-        """The workers there are."""
+        """The workers there are. `BrokenModelError` when the cluster is gone."""
+        ray_cluster.check()
         if self._listing is not None and self.ray.wait([self._listing], timeout=0)[0]:
             listing, self._listing = self._listing, None
             if listing is not None:  # else another thread has it
@@ -103,10 +107,13 @@ class Group:
         """End the workers, unless the cluster is gone and they with it."""
         self._peers = []
         with contextlib.suppress(BrokenModelError):
+            ray_cluster.check()
             self._got(self._manager.close.remote(self._key))
 
     def demand(self, seconds: float) -> None:
         """Tell the manager how many seconds of work are queued here; from time to time, or when it is none."""
+        if ray_cluster.is_gone():
+            return
         now = time.monotonic()
         if seconds and now - self._refreshed < REFRESH:
             return
@@ -150,6 +157,7 @@ class Group:
         try:
             while not self.ray.wait([ref], timeout=WAIT)[0]:
                 check()
+                ray_cluster.check()
             return self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
             return Broken(why(error))
@@ -157,6 +165,8 @@ class Group:
     def _got(self, ref: Any) -> Any:
         """What the manager says."""
         try:
+            while not self.ray.wait([ref], timeout=WAIT)[0]:
+                ray_cluster.check()
             return self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
             raise BrokenModelError(f"the Ray workers of {self.name} are gone: {why(error)}") from error
@@ -217,6 +227,7 @@ class RayPool(Pool):
         self._models: dict[str, RayModel] = {}
         self._keys: dict[int, tuple[object, str, bytes]] = {}
         self._digests: dict[str, str] = {}
+        self._doubted = False
         self._lock = threading.Lock()
 
     def model(
@@ -232,7 +243,7 @@ class RayPool(Pool):
         found = registry.find(uri, options)
         if isinstance(found, Recipe) and found.place.kind in ("http", "replay"):
             return found.load(progress)
-        with self._lock:
+        with self._lock, ray_cluster.using():
             if not self._joined():
                 return registry.load(uri, options, progress)
             shape = self._shape(role)
@@ -247,6 +258,10 @@ class RayPool(Pool):
         """Micro-batches go to the workers; order, errors and calibration are as in process."""
         if not isinstance(model, RayModel):
             return self._local.ask(model, question, items, control)
+        with self._using(model.group):
+            return self._ask(model, question, items, control)
+
+    def _ask(self, model: RayModel, question: Question, items: Sequence[Any], control: Control) -> Asked:
         group, view = model.group, model.watched(control.check)
         method_of(view, question.operation)
         told = Rows.of(question, len(items))
@@ -259,8 +274,6 @@ class RayPool(Pool):
             Dispatch(work, question, items, batches, group, self.limits).run()
         except BaseException as error:
             told.cut_short(error, bias)
-            if isinstance(error, BrokenModelError):
-                self._forget(group)
             raise
         finally:
             group.demand(0.0)
@@ -272,18 +285,49 @@ class RayPool(Pool):
             models, self._models = list(self._models.values()), {}
             self._keys.clear()
             self._digests.clear()
-        for model in models:
-            model.group.close()
+        with ray_cluster.using():
+            for model in models if self._ray is not None and self._ray.is_initialized() else ():
+                model.group.close()
+
+    @contextlib.contextmanager
+    def _using(self, group: Group) -> Iterator[None]:
+        """Workers that are lost are not asked again; the next query has new ones placed."""
+        try:
+            with ray_cluster.using():
+                yield
+        except BrokenModelError:
+            with ray_cluster.using():
+                self._models = {key: model for key, model in self._models.items() if model.group is not group}
+                self._doubted = True
+                group.close()
+            raise
 
     def _joined(self) -> bool:
-        """Whether there is a Ray to ask; joined now if need be."""
-        if self._ray is not None and self._ray.is_initialized():
+        """Whether there is a Ray to ask; joined now if need be, or anew after the old one is gone."""
+        if self._ray is not None and self._ray.is_initialized() and not self._is_gone():
             return True
         self._models.clear()
         self._ray = ray_cluster.join(self.where)
         if self._ray is None:
             return False
         self._manager = manager_of(self._ray)
+        return True
+
+    def _is_gone(self) -> bool:
+        """Whether the cluster, or what is left of it, has lost the manager; a Ray of this machine is ended then."""
+        if ray_cluster.is_gone():
+            return True
+        if not self._doubted:
+            return False
+        self._doubted = False
+        answer = self._manager.workers.remote("")
+        try:
+            if self._ray.wait([answer], timeout=MANAGER_SECONDS)[0]:
+                self._ray.get(answer)
+                return False
+        except self._ray.exceptions.RayError:
+            pass
+        ray_cluster.leave(only_own=True)
         return True
 
     def _shape(self, role: str) -> Shape:
@@ -324,11 +368,6 @@ class RayPool(Pool):
             raise
         group.seconds_load = facts.seconds_load
         return RayModel(group, facts)
-
-    def _forget(self, group: Group) -> None:
-        """Workers that are lost are not asked again; the next query has new ones placed."""
-        group.close()
-        self._models = {key: model for key, model in self._models.items() if model.group is not group}
 
 
 def _placed(found: Any, shape: Shape) -> Any:
