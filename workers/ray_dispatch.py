@@ -409,10 +409,7 @@ class Dispatch:
     def _give_up(self, peer: Peer) -> None:
         self._workers.lost(peer)
         if not self._workers.peers():
-            raise BrokenModelError(
-                f"{self._work.name} has no worker left; the last one was given up after {peer.deaths} failures in a"
-                f" row: {peer.said}"
-            )
+            raise BrokenModelError(f"{self._work.name} has no worker left; why the last one was given up: {peer.said}")
 
     # ---- slow and stuck workers
 

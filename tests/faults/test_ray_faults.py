@@ -3,8 +3,12 @@ run without faults, every input is decided once, and what was spent in vain is c
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +20,6 @@ from support.workers import Plan, Worked, asked, processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from sqluice import Connection
 
@@ -199,3 +202,70 @@ def test_an_interruption_is_heard_while_workers_are_busy(on_workers: Connect, tm
     found, report = run(connection, 200)
     assert found == expected(on_workers, tmp_path, 200)
     assert report.cached >= 40
+
+
+def test_a_full_object_store_spills(on_workers: Connect, tmp_path: Path) -> None:
+    import numpy as np
+    import ray
+
+    connection = on_workers(Worked(tmp_path, Plan(batch_rows=50)))
+    run(connection, 1)
+    held = [ray.put(np.full(40_000_000, at, np.uint8)) for at in range(8)]
+    sql = "SELECT count(*) FROM range(400) t(i) WHERE AI_FILTER(PROMPT('Is it {0}?', repeat('long ', 4000) || i))"
+    found = connection.cursor().execute(sql).fetchall()
+    folder = tmp_path / "local"
+    folder.mkdir()
+    assert found == on_workers(Worked(folder), "local").cursor().execute(sql).fetchall()
+    assert int(ray.get(held[0])[0]) == 0
+
+
+HEAD = """
+import os, sys, threading, time
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from support.workers import Plan, Worked, asked
+
+import sqluice
+from sqluice.errors import BrokenModelError
+
+folder = Path(sys.argv[2])
+settings = dict(ai_cache="memory", ai_mode="exact", ai_oracle="oracle", ai_workers="ray?workers=2&cpus=0.5")
+connection = sqluice.connect(**settings)
+connection.register_model("oracle", Worked(folder, Plan(seconds_a_row=0.01, batch_rows=10)))
+cursor = connection.cursor()
+sql = "SELECT count(*) FROM range({}) t(i) WHERE AI_FILTER(PROMPT('Is it {{0}}?', 'row ' || i))"
+cursor.execute(sql.format(1)).fetchall()
+
+import psutil  # Ray brings it
+
+heads = [one for one in psutil.Process().children(recursive=True) if one.name().startswith("gcs_server")]
+
+
+def kill():
+    while len(asked(folder)) < 60:
+        time.sleep(0.05)
+    heads[0].kill()
+
+
+threading.Thread(target=kill).start()
+try:
+    cursor.execute(sql.format(3000)).fetchall()
+except BrokenModelError as error:
+    print("said:", error)
+cursor.execute(sql.format(50)).fetchall()
+print("cached:", cursor.report.cached)
+"""
+
+
+@pytest.mark.slow
+def test_the_head_is_killed(tmp_path: Path) -> None:
+    """Ray would end the process a minute later. In a process of its own, so that the session's Ray stays."""
+    pytest.importorskip("ray")
+    command = [sys.executable, "-c", HEAD, str(Path(__file__).parents[1]), str(tmp_path)]
+    env = {**os.environ, "SQLUICE_HOME": str(tmp_path / "home")}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=180, env=env, cwd=Path.cwd())
+    assert "said: the head of the Ray cluster is gone" in ran.stdout, ran.stderr
+    cached = int(ran.stdout.rpartition("cached: ")[2])
+    assert cached == 50
+    assert ran.returncode == 0
