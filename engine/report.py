@@ -94,7 +94,8 @@ class OpReport:
 @dataclass(frozen=True, slots=True)
 class Report:
     """One run. `rows_by_tier` counts rows, `calls` and `cached` distinct inputs; `label` is 'exact' or what a
-    contract came to. `recorded` is False where the `ai` tables hold nothing about this run."""
+    contract came to. `recorded` is False where the `ai` tables hold nothing about this run; `degraded` is True where it
+    did without a model that it was told to use, which its warnings name."""
 
     run_id: str
     sql: str
@@ -111,6 +112,7 @@ class Report:
     operators: tuple[OpReport, ...] = ()
     warnings: int = 0
     recorded: bool = True
+    degraded: bool = False
 
     def to_dict(self) -> dict[str, object]:
         """The report as plain values that JSON can hold."""
@@ -138,7 +140,7 @@ class Report:
         if self.failed:
             facts.append(("failed", f"{self.failed:,} rows"))
         if self.warnings:
-            facts.append(("warnings", f"{self.warnings:,}"))
+            facts.append(("warnings", f"{self.warnings:,}{' (degraded)' if self.degraded else ''}"))
         return facts
 
     def _where(self) -> list[str]:

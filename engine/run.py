@@ -414,6 +414,11 @@ class Run:
                 estimates["rows"] = estimates.get("rows", 0.0) + rows.get(name, 0)
                 estimates["calls"] = estimates.get("calls", 0.0) + calls.get(name, 0)
 
+    def degrade(self, text: str) -> None:
+        """A part of the statement did without what it was told to use; also a warning."""
+        self.trace.degraded = True
+        self.warn(text)
+
     def warn(self, text: str) -> None:
         """A warning on the cursor and in the trace."""
         self.warnings[text] = self.warnings.get(text, 0) + 1

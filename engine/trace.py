@@ -42,6 +42,7 @@ from sqluice.engine.trace_schema import (
     view,
     write_empty,
 )
+from sqluice.workers.protocol import WASTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -160,10 +161,11 @@ class OpTrace:
             return
         first = self.batches
         self.batches += len(batches)
-        self.tokens_in += sum(batch.tokens_in for batch in batches)
-        self.tokens_out += sum(batch.tokens_out for batch in batches)
-        self.pad_tokens += sum(batch.pad_tokens for batch in batches)
-        self.seconds_busy += sum(batch.ended - batch.started for batch in batches)
+        counted = [batch for batch in batches if batch.outcome != WASTED]
+        self.tokens_in += sum(batch.tokens_in for batch in counted)
+        self.tokens_out += sum(batch.tokens_out for batch in counted)
+        self.pad_tokens += sum(batch.pad_tokens for batch in counted)
+        self.seconds_busy += sum(batch.ended - batch.started for batch in counted)
         if self.run.records:
             self.run.record("batches", _batch_columns(self, batches, first))
 
@@ -350,7 +352,8 @@ class RunTrace:
         label = self.label if status == "ok" else None
         warnings = sum(self.warnings.values())
         sums = totals(self.operators)
-        return Report(self.run_id, self.sql, status, seconds, label=label, warnings=warnings, recorded=False, **sums)
+        report = Report(self.run_id, self.sql, status, seconds, label=label, warnings=warnings, recorded=False, **sums)
+        return replace(report, degraded=self.degraded)
 
     def _publish(self, report: Report, error: str | None) -> None:
         if not self.records:

@@ -14,7 +14,7 @@ The tree (PEP 249 names, then ours below the one they refine)::
             │   ├── MissingExtraError       an optional dependency is not installed
             │   └── ModelError              a model cannot be found, loaded or asked
             │       ├── WeightsError            weights are missing or do not match their hash
-            │       ├── WorkersLostError        no worker of a model is left, or none can start
+            │       ├── BrokenModelError        a model stopped answering, or no worker of it is left
             │       └── ModelRefusedError       `allow_models` does not list where the model comes from
             ├── IntegrityError          a constraint of a table
             ├── InternalError           a bug: ours or DuckDB's
@@ -80,8 +80,9 @@ class WeightsError(ModelError):
     """Weights are missing, or do not match the hash that is known for them."""
 
 
-class WorkersLostError(ModelError):
-    """No worker of a model is left, or none can start."""
+class BrokenModelError(ModelError):
+    """A model answered none of its first rows, or no worker of it is left. A cascade whose proxy breaks goes on with
+    the oracle alone."""
 
 
 class ModelRefusedError(ModelError):

@@ -66,6 +66,7 @@ def on_workers() -> Iterator[Callable[..., Connection]]:
 
     yield make
     for connection in opened:
-        connection.close()
+        if not connection.closed:
+            connection.close()
     for where in places:
         pool_of(where).close()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from sqluice.errors import Error, InterruptedQueryError, ModelError, WorkersLostError
+from sqluice.errors import BrokenModelError, Error, InterruptedQueryError, ModelError
 from sqluice.workers.batching import Growing, estimated_lengths, in_order, pack
 from sqluice.workers.checks import NOT_A_NUMBER, completions, matrix, not_finite
 from sqluice.workers.failures import describe, is_out_of_memory, overflow
@@ -311,7 +311,9 @@ def _attempt(work: Work, rows: np.ndarray, attempt: int) -> bool:
     count(work, len(rows), failed)
     if work.failed >= GIVE_UP_AFTER and not work.succeeded:
         last = next(reversed(failed.values()))
-        raise ModelError(f"{work.name} answered none of its first {work.failed} rows; the last one: {last}") from cause
+        raise BrokenModelError(
+            f"{work.name} answered none of its first {work.failed} rows; the last one: {last}"
+        ) from cause
     return True
 
 
@@ -472,7 +474,7 @@ def _lengths_of(measure: Any, items: Sequence[Any], chars: np.ndarray, tokens: n
     if callable(measure):
         try:
             found = np.asarray(measure(items), dtype=np.int64)
-        except (InterruptedQueryError, WorkersLostError):
+        except (InterruptedQueryError, BrokenModelError):
             raise
         except Exception:  # noqa: BLE001 - the row that cannot be tokenised is found when it is asked
             found = np.empty(0, dtype=np.int64)

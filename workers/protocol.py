@@ -63,9 +63,14 @@ class LocalModel(Protocol):
         ...
 
 
+WASTED = "wasted"
+"""The outcome of an attempt whose answers nobody got: its worker died, or another was first. It counts nowhere else."""
+
+
 @dataclass(slots=True)
 class Batch:
-    """One attempt at one micro-batch. Times are seconds since the epoch; `tokens` excludes padding."""
+    """One attempt at one micro-batch. Times are seconds since the epoch; `tokens` excludes padding. `outcome` is `ok`,
+    `error` or `wasted`."""
 
     rows: int
     started: float

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sqluice.errors import ModelError, WorkersLostError
+from sqluice.errors import BrokenModelError
 from sqluice.workers.batching import Growing
 from sqluice.workers.pool import GIVE_UP_AFTER, NOT_ASKED, Work, count, hand_over
-from sqluice.workers.protocol import Batch
+from sqluice.workers.protocol import WASTED, Batch
 from sqluice.workers.ray_peers import Peer, is_hung, is_slow, predicted, wants_copy
 from sqluice.workers.ray_wire import Broken, Reply, to_table, unpack_values, why
 from sqluice.workers.ray_worker import State, Terms
@@ -37,7 +37,6 @@ WAIT = 0.1
 LOOK = 0.25
 """Seconds between looks at how the workers do."""
 
-WASTED = "wasted"
 _NUMBERS = itertools.count(1)
 
 
@@ -125,7 +124,7 @@ class Dispatch:
         self._looked = time.monotonic()
 
     def run(self) -> None:
-        """Ask about everything; answers are in `work.told`. Raises what `Pool.ask` raises, and `WorkersLostError` when
+        """Ask about everything; answers are in `work.told`. Raises what `Pool.ask` raises, and `BrokenModelError` when
         no worker is left."""
         try:
             while self._waiting() or self._flights or self._judged < len(self._places):
@@ -322,7 +321,7 @@ class Dispatch:
         while self._judged < len(self._places) and not self._places[self._judged].open:
             place = self._places[self._judged]
             if place.given_up and not work.succeeded:
-                raise ModelError(place.given_up)
+                raise BrokenModelError(place.given_up)
             if place.given_up and place.left:
                 place.given_up = ""
                 self._put_back(self._judged, place.left, 2)
@@ -331,7 +330,9 @@ class Dispatch:
             count(work, place.rows, place.failed)
             if work.failed >= GIVE_UP_AFTER and not work.succeeded:
                 last = list(place.failed.values())[GIVE_UP_AFTER - work.failed - 1]
-                raise ModelError(f"{work.name} answered none of its first {GIVE_UP_AFTER} rows; the last one: {last}")
+                raise BrokenModelError(
+                    f"{work.name} answered none of its first {GIVE_UP_AFTER} rows; the last one: {last}"
+                )
 
     # ---- what goes wrong
 
@@ -408,10 +409,7 @@ class Dispatch:
     def _give_up(self, peer: Peer) -> None:
         self._workers.lost(peer)
         if not self._workers.peers():
-            raise WorkersLostError(
-                f"{self._work.name} has no worker left; the last one was given up after {peer.deaths} failures in a"
-                f" row: {peer.said}"
-            )
+            raise BrokenModelError(f"{self._work.name} has no worker left; why the last one was given up: {peer.said}")
 
     # ---- slow and stuck workers
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sqluice.workers.where import Shape
 
 NAME = "sqluice-manager"
+"""Of the actor, in the namespace of a Ray job."""
+
 MOVE_EVERY = 2.0
 """Seconds between looks at whether one model starves another."""
 
@@ -87,6 +89,16 @@ class Manager:
                 self._rebalance()
             return _listed(group)
 
+    def drop(self, key: str, name: str) -> None:
+        """End one worker, that somebody has given up."""
+        with self._lock:
+            group = self._groups.get(key)
+            if group is None:
+                return
+            for worker in [one for one in group.workers if one.name == name]:
+                group.workers.remove(worker)
+                _end(worker)
+
     def close(self, key: str) -> None:
         """End the workers of a model."""
         with self._lock:
@@ -98,12 +110,11 @@ class Manager:
         """Place all of a new group's workers, or none."""
         import ray
 
-        shape = group.shape
+        shape, tiers = group.shape, self._tiers()
         total, free = ray.cluster_resources(), ray.available_resources()
-        held = sum(len(one.workers) for one in self._groups.values())
-        count = first_size(shape, total, free, len(self._groups), held)
+        count = first_size(shape, total, free, tiers)
         needs = missing(shape, count, free)
-        for other in donors(self._tiers(), needs):
+        for other in donors(tiers, needs):
             self._take_from(other)
         rooms = [_room(shape) for _ in range(count)]
         deadline = time.monotonic() + shape.timeout
@@ -154,6 +165,12 @@ class Manager:
         if room is not None:
             made = made.options(scheduling_strategy=PlacementGroupSchedulingStrategy(room))
         return _Placed(name, made.remote(group.descriptor, name), room)
+
+
+def manager_of(ray: Any) -> Any:
+    """The manager of this Ray job, made now if there is none. It ends with the process that made it: a driver calls
+    this before its tasks do."""
+    return ray.remote(Manager).options(name=NAME, get_if_exists=True, num_cpus=0, max_concurrency=8).remote()
 
 
 def _room(shape: Shape) -> Any:

@@ -9,6 +9,7 @@ Workers stay for the process, loaded, and are found again by their model and opt
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sqluice.errors import ModelError, WorkersLostError
+from sqluice.errors import BrokenModelError, ModelError
 from sqluice.workers import ray_cluster
 from sqluice.workers.pool import (
     LocalPool,
@@ -34,7 +35,7 @@ from sqluice.workers.pool import (
     name_of,
 )
 from sqluice.workers.ray_dispatch import WAIT, Dispatch
-from sqluice.workers.ray_manager import NAME, Manager
+from sqluice.workers.ray_manager import manager_of
 from sqluice.workers.ray_peers import Limits, Peer
 from sqluice.workers.ray_ship import pickled
 from sqluice.workers.ray_wire import Broken, Facts, to_table, why
@@ -42,7 +43,7 @@ from sqluice.workers.ray_worker import Descriptor
 from sqluice.workers.registry import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqluice.types import ModelInfo
     from sqluice.workers.protocol import Asked, Control
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
 
 REFRESH = 2.0
 """Seconds between looks at which workers a model has."""
+
+MANAGER_SECONDS = 10.0
+"""In which the manager answers, after workers were lost."""
 
 ROWS_A_CALL = 2048
 """Prompts whose tokens one call counts."""
@@ -75,7 +79,8 @@ class Group:
         self.seconds_load = 0.0
 
     def peers(self) -> list[Peer]:
-        """The workers there are."""
+        """The workers there are. `BrokenModelError` when the cluster is gone."""
+        ray_cluster.check()
         if self._listing is not None and self.ray.wait([self._listing], timeout=0)[0]:
             listing, self._listing = self._listing, None
             if listing is not None:  # else another thread has it
@@ -83,12 +88,12 @@ class Group:
         return self._peers
 
     def open(self) -> None:
-        """Have workers placed if there are none. `WorkersLostError` says what the cluster lacks."""
+        """Have workers placed if there are none. `BrokenModelError` says what the cluster lacks."""
         if self._peers:
             return
         found = self._got(self._manager.open.remote(self._key, self._descriptor, self._shape))
         if isinstance(found, Broken):
-            raise WorkersLostError(found.said)
+            raise BrokenModelError(found.said)
         self._gone.clear()
         self._update(found)
 
@@ -96,15 +101,19 @@ class Group:
         """A worker is given up."""
         self._gone.add(peer.name)
         self._peers = [one for one in self._peers if one is not peer]
-        self.ray.kill(peer.actor)
+        self._manager.drop.remote(self._key, peer.name)
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, unless the cluster is gone and they with it."""
         self._peers = []
-        self._got(self._manager.close.remote(self._key))
+        with contextlib.suppress(BrokenModelError):
+            ray_cluster.check()
+            self._got(self._manager.close.remote(self._key))
 
     def demand(self, seconds: float) -> None:
         """Tell the manager how many seconds of work are queued here; from time to time, or when it is none."""
+        if ray_cluster.is_gone():
+            return
         now = time.monotonic()
         if seconds and now - self._refreshed < REFRESH:
             return
@@ -122,7 +131,7 @@ class Group:
         while todo:
             peers = self.peers()
             if not peers:
-                raise WorkersLostError(f"model {self.name} has no worker left")
+                raise BrokenModelError(f"model {self.name} has no worker left")
             out = [(at, peers[turn % len(peers)]) for turn, at in enumerate(todo)]
             flights = [
                 (at, peer, peer.life, getattr(peer.actor, method).options(concurrency_group="work").remote(*each[at]))
@@ -137,7 +146,7 @@ class Group:
                     if peer.died(life, said.said) and peer.deaths >= self.limits.deaths:
                         self.lost(peer)
                     if not self._peers:
-                        raise WorkersLostError(said.said)
+                        raise BrokenModelError(said.said)
                     todo.append(at)
                 else:
                     found[at] = said
@@ -148,6 +157,7 @@ class Group:
         try:
             while not self.ray.wait([ref], timeout=WAIT)[0]:
                 check()
+                ray_cluster.check()
             return self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
             return Broken(why(error))
@@ -155,9 +165,11 @@ class Group:
     def _got(self, ref: Any) -> Any:
         """What the manager says."""
         try:
+            while not self.ray.wait([ref], timeout=WAIT)[0]:
+                ray_cluster.check()
             return self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
-            raise WorkersLostError(f"the Ray workers of {self.name} are gone: {why(error)}") from error
+            raise BrokenModelError(f"the Ray workers of {self.name} are gone: {why(error)}") from error
 
     def _update(self, listed: list[tuple[str, Any]]) -> None:
         known = {peer.name: peer for peer in self._peers}
@@ -214,6 +226,8 @@ class RayPool(Pool):
         self._manager: Any = None
         self._models: dict[str, RayModel] = {}
         self._keys: dict[int, tuple[object, str, bytes]] = {}
+        self._digests: dict[str, str] = {}
+        self._doubted = False
         self._lock = threading.Lock()
 
     def model(
@@ -229,7 +243,7 @@ class RayPool(Pool):
         found = registry.find(uri, options)
         if isinstance(found, Recipe) and found.place.kind in ("http", "replay"):
             return found.load(progress)
-        with self._lock:
+        with self._lock, ray_cluster.using():
             if not self._joined():
                 return registry.load(uri, options, progress)
             shape = self._shape(role)
@@ -244,6 +258,10 @@ class RayPool(Pool):
         """Micro-batches go to the workers; order, errors and calibration are as in process."""
         if not isinstance(model, RayModel):
             return self._local.ask(model, question, items, control)
+        with self._using(model.group):
+            return self._ask(model, question, items, control)
+
+    def _ask(self, model: RayModel, question: Question, items: Sequence[Any], control: Control) -> Asked:
         group, view = model.group, model.watched(control.check)
         method_of(view, question.operation)
         told = Rows.of(question, len(items))
@@ -256,8 +274,6 @@ class RayPool(Pool):
             Dispatch(work, question, items, batches, group, self.limits).run()
         except BaseException as error:
             told.cut_short(error, bias)
-            if isinstance(error, WorkersLostError):
-                self._forget(group)
             raise
         finally:
             group.demand(0.0)
@@ -267,23 +283,52 @@ class RayPool(Pool):
         """End all workers that this pool asked for."""
         with self._lock:
             models, self._models = list(self._models.values()), {}
-        for model in models:
-            model.group.close()
+            self._keys.clear()
+            self._digests.clear()
+        with ray_cluster.using():
+            for model in models if self._ray is not None and self._ray.is_initialized() else ():
+                model.group.close()
+
+    @contextlib.contextmanager
+    def _using(self, group: Group) -> Iterator[None]:
+        """Workers that are lost are not asked again; the next query has new ones placed."""
+        try:
+            with ray_cluster.using():
+                yield
+        except BrokenModelError:
+            with ray_cluster.using():
+                self._models = {key: model for key, model in self._models.items() if model.group is not group}
+                self._doubted = True
+                group.close()
+            raise
 
     def _joined(self) -> bool:
-        """Whether there is a Ray to ask; joined now if need be."""
-        if self._ray is not None and self._ray.is_initialized():
+        """Whether there is a Ray to ask; joined now if need be, or anew after the old one is gone."""
+        if self._ray is not None and self._ray.is_initialized() and not self._is_gone():
             return True
         self._models.clear()
         self._ray = ray_cluster.join(self.where)
         if self._ray is None:
             return False
-        self._manager = self._found_manager()
+        self._manager = manager_of(self._ray)
         return True
 
-    def _found_manager(self) -> Any:
-        options = {"name": NAME, "get_if_exists": True, "num_cpus": 0, "max_concurrency": 8}
-        return self._ray.remote(Manager).options(**options).remote()
+    def _is_gone(self) -> bool:
+        """Whether the cluster, or what is left of it, has lost the manager; a Ray of this machine is ended then."""
+        if ray_cluster.is_gone():
+            return True
+        if not self._doubted:
+            return False
+        self._doubted = False
+        answer = self._manager.workers.remote("")
+        try:
+            if self._ray.wait([answer], timeout=MANAGER_SECONDS)[0]:
+                self._ray.get(answer)
+                return False
+        except self._ray.exceptions.RayError:
+            pass
+        ray_cluster.leave(only_own=True)
+        return True
 
     def _shape(self, role: str) -> Shape:
         shape = self.where.shape(role)
@@ -291,27 +336,38 @@ class RayPool(Pool):
         return replace(shape, workers=os.cpu_count() or 1) if here and not shape.workers else shape
 
     def _key(self, uri: str, found: Any, shape: Shape) -> tuple[str, bytes]:
-        """What a model's workers are found again by, and the model for the wire."""
+        """What a model's workers are found again by, and the model for the wire.
+
+        A registered object is known by its name, class and revision, as it is to the answer cache; where another one of
+        this process shares all three, or there is no revision, by what it pickles to.
+        """
         if isinstance(found, Recipe):
             return _digest(repr((found, shape)).encode()), pickled(uri, found)
         known = self._keys.get(id(found))
         if known is None or known[0] is not found:
             data = pickled(uri, found)
-            known = self._keys[id(found)] = (found, _digest(data), data)
+            known = self._keys[id(found)] = (found, self._name(uri, found, _digest(data)), data)
         return f"{known[1]} {shape}", known[2]
+
+    def _name(self, uri: str, found: Any, digest: str) -> str:
+        info = getattr(found, "info", None)
+        if not getattr(info, "revision", ""):
+            return digest
+        name = _digest(repr((uri, type(getattr(found, "_model", found)).__qualname__, info)).encode())
+        return name if self._digests.setdefault(name, digest) == digest else f"{name} {digest}"
 
     def _opened(self, key: str, descriptor: Descriptor, shape: Shape) -> RayModel:
         group = Group(self._ray, self._manager, key, descriptor, shape, self.limits)
         group.open()
         for peer in group.peers():
             peer.actor.facts.options(concurrency_group="work").remote()  # all of them load at the same time
-        facts = group.call(lambda: None, "facts")
+        try:
+            facts = group.call(lambda: None, "facts")
+        except BaseException:
+            group.close()
+            raise
         group.seconds_load = facts.seconds_load
         return RayModel(group, facts)
-
-    def _forget(self, group: Group) -> None:
-        """Workers that are lost are not asked again; the next query has new ones placed."""
-        self._models = {key: model for key, model in self._models.items() if model.group is not group}
 
 
 def _placed(found: Any, shape: Shape) -> Any:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 STARVES = 2.0
 """A model starves when its queue takes its workers so many times as long as another's takes its."""
 
+_NOTHING = 1e-9
+
 PAYS = 2.0
 """A worker moves when that saves so many times the seconds that the model takes to load."""
 
@@ -45,28 +47,29 @@ def missing(shape: Shape, count: int, free: Mapping[str, float]) -> dict[str, fl
 
 def fitting(shape: Shape, room: Mapping[str, float]) -> int:
     """How many workers have room."""
-    return min((int(room.get(name, 0.0) / each + 1e-9) for name, each in holds(shape).items()), default=1)
+    return min((int(room.get(name, 0.0) / each + _NOTHING) for name, each in holds(shape).items()), default=1)
 
 
-def first_size(shape: Shape, total: Mapping[str, float], free: Mapping[str, float], others: int, held: int) -> int:
-    """Workers of a model that nothing is known of yet.
+def first_size(shape: Shape, total: Mapping[str, float], free: Mapping[str, float], others: Mapping[str, Tier]) -> int:
+    """Workers of a model that nothing is known of yet, beside `others`.
 
-    What was asked for, where it has room or there is nobody to take it from: it is placed whole or not at all. Beside
-    `others` models, which hold `held` workers, an equal share of the workers that all could have, at least one. Where
-    no number was asked for, an equal share of the cluster that leaves room for one more model.
+    What was asked for, where it has room or there is nobody to take it from: it is placed whole or not at all. Else an
+    equal share of the workers that it and those who hold what it lacks could have, at least one. Where no number was
+    asked for, half of the cluster, so that there is room for one more model.
     """
-    fits = fitting(shape, free)
-    if shape.workers and (shape.workers <= fits or not others):
+    if not shape.workers:
+        return max(1, min(fitting(shape, free), fitting(shape, total) // 2))
+    lacks = {name for name, number in missing(shape, shape.workers, free).items() if number > _NOTHING}
+    rivals = [tier for tier in others.values() if lacks & set(holds(tier.shape))]
+    if not rivals:
         return shape.workers
-    if shape.workers:
-        return max(1, min(shape.workers, (fits + held) // (others + 1)))
-    return max(1, min(fits, fitting(shape, total) // 2))
+    return max(1, min(shape.workers, (fitting(shape, free) + sum(tier.size for tier in rivals)) // (len(rivals) + 1)))
 
 
 def donors(tiers: Mapping[str, Tier], lacks: Mapping[str, float]) -> list[str]:
     """Who gives up a worker each time, until nothing is lacking: whoever has the most workers for what is queued, and
     last workers only of models that nobody asks, those first that rested longest. Empty where that is not enough."""
-    left = {name: number for name, number in lacks.items() if number > 1e-9}
+    left = {name: number for name, number in lacks.items() if number > _NOTHING}
     sizes = {key: tier.size for key, tier in tiers.items() if set(holds(tier.shape)) & set(left)}
     taken: list[str] = []
     while left:
@@ -83,7 +86,7 @@ def donors(tiers: Mapping[str, Tier], lacks: Mapping[str, float]) -> list[str]:
         for name, number in holds(tiers[giver].shape).items():
             if name in left:
                 left[name] -= number
-        left = {name: number for name, number in left.items() if number > 1e-9}
+        left = {name: number for name, number in left.items() if number > _NOTHING}
     return taken
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqluice.errors import OperationalError
 from sqluice.workers.ray_cluster import join
+from sqluice.workers.ray_manager import manager_of
 from sqluice.workers.where import Where
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Tasks:
         if found is None:
             raise OperationalError("no Ray cluster runs here; name its address, or leave --address out")
         self._ray: Any = found
+        self._manager = manager_of(found)  # so that models' workers outlive the first task that asks one
         self._remote = self._ray.remote(
             num_cpus=0, max_retries=RETRIES, retry_exceptions=False, scheduling_strategy="SPREAD"
         )(function)

@@ -19,7 +19,7 @@ from sqluice.errors import DataError, OperationalError
 from sqluice.types import Progress, Prompt
 from sqluice.udfs.answers import answer_text, decode
 from sqluice.workers.pool import NOT_ASKED
-from sqluice.workers.protocol import Asked
+from sqluice.workers.protocol import WASTED, Asked
 from sqluice.workers.replay import prompt_digest, template_state
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Watch:
         """One attempt at a micro-batch is over."""
         if self.limit is not None:
             self.limit -= batch.rows
-        if batch.outcome == "ok" or batch.rows == 1:
+        if batch.outcome == "ok" or (batch.rows == 1 and batch.outcome != WASTED):
             self.done_rows += batch.rows
             self.calls += batch.rows
         self.tell()
@@ -413,7 +413,8 @@ class Asker:
 
 def cost(info: ModelInfo, batches: Sequence[Batch]) -> float:
     """US dollars that a model's maker takes for some micro-batches."""
-    return sum(info.price_in * batch.tokens_in + info.price_out * batch.tokens_out for batch in batches) / 1e6
+    counted = [batch for batch in batches if batch.outcome != WASTED]
+    return sum(info.price_in * batch.tokens_in + info.price_out * batch.tokens_out for batch in counted) / 1e6
 
 
 def measured(op: OpTrace, rows: int) -> float:

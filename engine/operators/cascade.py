@@ -14,7 +14,7 @@ from sqluice.engine.budget import SPENT
 from sqluice.engine.operators.ask import USD_PER_SECOND, Routing, measured
 from sqluice.engine.operators.scoring import Scoring, judged, matches
 from sqluice.engine.report import CascadeReport
-from sqluice.errors import ModelError
+from sqluice.errors import BrokenModelError, ModelError
 from sqluice.optimizer.cascade.constraints import constraints_of, told
 from sqluice.optimizer.cascade.learner import ACCEPT, BOTH, UNKNOWN, YES, Learner
 from sqluice.optimizer.cascade.policy import Policy, allowed
@@ -73,6 +73,8 @@ class Cascading:
         """The oracle's answers as numbers of choices; -1 for NULL."""
         self._fresh = True
         """Whether nothing was known before, so that the sample is one of all inputs."""
+        self._oracle_broken = False
+        """Whether it was the oracle that an exception came from."""
         self._capped = False
         """Whether the budget was spent before an input was answered that had been asked about."""
 
@@ -97,6 +99,11 @@ class Cascading:
             if score is None:
                 return self._exact("no score would save enough")
             chances = self._chances(score)
+        except BrokenModelError as error:
+            if self._oracle_broken:
+                raise
+            self._run.degrade(f"{self._spec.function} went on with the oracle alone: {error}")
+            return self._exact("no score is to be had")
         except ModelError as error:
             if self._cascade.forced:
                 raise
@@ -199,7 +206,9 @@ class Cascading:
         """Ask the oracle about some inputs."""
         for window in self._inputs.windows(rows):
             self._run.runner.stop()
+            self._oracle_broken = True
             given = self._run.answers(self._number, self._inputs.texts(window), self._inputs.n_rows[window], reason)
+            self._oracle_broken = False
             self._inputs.store(window, given)
             self._keep(window, given.values)
             self._capped = self._capped or SPENT in given.errors.values()

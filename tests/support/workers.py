@@ -62,6 +62,10 @@ class Worked:
             return np.asarray(np.log(np.stack([chances, 1 - chances], axis=1)), np.float32)
         return np.array([[-0.1 if one in text else -5.0 for one in choices] for text in texts], np.float32)
 
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """One token a word."""
+        return [len(text_of(prompt).split()) for prompt in prompts]
+
     def generate(
         self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
     ) -> list[Completion]:
