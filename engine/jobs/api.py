@@ -46,7 +46,7 @@ def run_job(
     other names. The first is cut into partitions, every partition sees all of the others. Statements before the SELECT
     run first in every partition. `address` is a Ray cluster's; Ray is started on this machine without one. `resume`
     goes on with what `output` holds. `models` are objects as for `register_model`, sent to the workers by pickle.
-    `settings` are `ai_...` names.
+    `settings` are `ai_...` names; partitions share model workers (`ai_workers = 'ray'`) unless they say otherwise.
 
     Raises `ProgrammingError` and `NotSupportedError` for a wrong request, before anything is written;
     `OperationalError` when partitions fail (what is finished is kept) and `InterruptedQueryError` when the job was
@@ -58,7 +58,7 @@ def run_job(
         sql,
         _inputs(inputs),
         partitions,
-        {name: config.parse(name, value) for name, value in settings.items()},
+        {"ai_workers": "ray", **{name: config.parse(name, value) for name, value in settings.items()}},
         None if allow_models is None else tuple(allow_models),
         dict(models or {}),
         budget,

@@ -131,12 +131,8 @@ def _split(con: Connection, statement: str, driving: str, names: list[str], *, w
         raise _refused(str(error)) from error
     if all(table.name.lower() != driving.lower() for table in tree.find_all(exp.Table)):
         raise ProgrammingError(f"the query does not read {driving}, which --input names")
-    query = "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type = 'aggregate'"
-    aggregates = frozenset(name for (name,) in con.execute(query).fetchall())
     try:
-        made = split(
-            tree, driving, Schema(lambda node: _columns(con, sql_text(node)), aggregates, parsing.is_call), names
-        )
+        made = split(tree, driving, _schema(con), names)
         if made.final is not None:
             _columns(con, sql_text(made.part))
     except (CannotSplit, Error) as error:
@@ -144,6 +140,22 @@ def _split(con: Connection, statement: str, driving: str, names: list[str], *, w
             return Split(tree)
         raise _refused(str(error)) from error
     return made
+
+
+def same_rows(con: Connection, statement: str, driving: str) -> str:
+    """Why some row of a query does not come from one row of the table `driving`; empty where each does."""
+    try:
+        tree = parsing.parse(statement)
+        made = split(tree, driving, _schema(con), _columns(con, statement))
+    except (CannotSplit, parsing.NotParsed) as error:
+        return str(error)
+    return "" if made.final is None else "it aggregates, sorts or limits"
+
+
+def _schema(con: Connection) -> Schema:
+    query = "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type = 'aggregate'"
+    aggregates = frozenset(name for (name,) in con.execute(query).fetchall())
+    return Schema(lambda node: _columns(con, sql_text(node)), aggregates, parsing.is_call)
 
 
 def _refused(why: str) -> Error:

@@ -13,6 +13,7 @@ import duckdb
 import pytest
 
 import sqluice
+import sqluice.ray
 from jobs.work import COUNT, FILTER, ROWS, Here, expected, make_input, request, rows, run
 from sqluice.engine.cli import main
 from sqluice.engine.jobs.api import run_job, state_of
@@ -224,6 +225,23 @@ def test_status_of_no_job_and_of_a_dead_one(pattern: str, tmp_path: Path, capsys
     assert main(["job", "status", str(tmp_path / "out"), "--json"]) == 0
     state = json.loads(capsys.readouterr().out)
     assert (state["status"], state["error"]) == ("stopped", "its process is gone")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_step_of_a_ray_data_pipeline(cluster: str, pattern: str) -> None:
+    data = pytest.importorskip("ray.data", reason="needs ray[data]")
+    assert cluster
+    dataset = data.read_parquet(pattern.removesuffix("/*.parquet"))
+    given: dict[str, Any] = {
+        "models": request(pattern).models,
+        "ai_oracle": "oracle",
+        "ai_mode": "exact",
+        "batch_rows": 100,
+    }
+    found = sqluice.ray.map_batches(dataset, FILTER, **given)
+    assert sorted((row["id"], row["text"]) for row in found.take_all()) == expected()
+    with pytest.raises(sqluice.NotSupportedError, match="looks at more than one batch: it aggregates"):
+        sqluice.ray.map_batches(dataset, COUNT, **given)
 
 
 def test_on_ray_from_the_command_line(cluster: str, pattern: str, tmp_path: Path) -> None:
