@@ -6,6 +6,7 @@ answers by the text alone.
 
 from __future__ import annotations
 
+import itertools
 import os
 from random import Random
 from typing import TYPE_CHECKING
@@ -31,7 +32,8 @@ MOST_BROKEN = 0.002
 """Share of statements on which DuckDB itself may break, so that there is nothing to compare with."""
 TIMES = 10 if NIGHTLY else 1
 BATCHES, NESTED, BATCH = 27 * TIMES, 19 * TIMES, 12
-FIRST_NESTED = 1_002_005
+WRITES = 4 * TIMES
+FIRST_NESTED, FIRST_WRITE = 1_002_005, 2_000_000
 SIZES = (0, 0, 0, 1, 1, 2)
 
 
@@ -73,6 +75,16 @@ def test_both_plans_give_the_same_where_a_condition_may_move(pair: Pair, seed: i
     pair.make(made)
     for _ in range(BATCH):
         compare(pair, Nested(rng, made).one())
+
+
+@pytest.mark.parametrize("seed", range(WRITES))
+def test_both_plans_give_the_same_where_a_write_looks_at_other_tables(pair: Pair, seed: int) -> None:
+    rng = Random(seed + FIRST_WRITE)
+    made = tables(rng)
+    pair.make(made)
+    found = (Statements(rng, made, 0).write_beside() for _ in range(100 * BATCH))
+    for statement in itertools.islice((one for one in found if "AI_" in one.text), BATCH):
+        compare(pair, statement)
 
 
 @settings(max_examples=settings().max_examples // 10)
