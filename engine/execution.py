@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlglot import exp
 
+from sqluice.engine.operators import merging
 from sqluice.engine.operators.applying import Applying
 from sqluice.engine.operators.ask import marked
 from sqluice.engine.operators.cascade import FIRST_LOOK, LEAST_INPUTS, Cascading, may_begin, may_pay, not_begun
@@ -339,7 +340,7 @@ class Executor:
         if stage.pairs and fresh > most:
             raise NotSupportedError(too_many(f"{fresh:,} calls"))
         if fresh:
-            self._windows(ask, name, table, fresh)
+            self._windows(stage, ask, name, table, fresh)
         for made in (name, fresh_ones, distinct):
             self._drop("TABLE", made)
 
@@ -369,7 +370,7 @@ class Executor:
         op.rows_out += rows
         op.nulls += nulls
 
-    def _windows(self, ask: Ask, inputs: str, table: str, total: int) -> None:
+    def _windows(self, stage: Stage, ask: Ask, inputs: str, table: str, total: int) -> None:
         """Ask about numbered inputs, a bounded number of rows and bytes at a time."""
         number, arity = ask.spec, len(ask.args)
         asker = self._run.asker(number)
@@ -394,8 +395,12 @@ class Executor:
             ).to_arrow_table()
             texts = [rows.column(at + 2).to_pylist() for at in range(arity)]
             n_rows = rows.column(1).to_numpy() if ask.counts else np.zeros(len(rows), np.int64)
+            beside = merging.beside(self, self._run, self._plan, stage, ask, inputs, rows.column(0), texts)
             given = self._run.answers(number, texts, n_rows)
             self.store(inputs, table, rows.column(0), given)
+            for other in beside:
+                told = self._run.answers(other, texts, np.zeros(len(rows), np.int64))
+                self.store(inputs, self.answers(other), rows.column(0), told)
             if self._undo is not None:
                 failed = marked(given.errors, len(n_rows))
                 self._tried(partial(self._run.again, number, given.places, -n_rows, given.tiers, failed))

@@ -11,6 +11,7 @@ import duckdb
 from sqlglot import exp
 
 from sqluice.engine import explain_joins
+from sqluice.engine.operators import merging
 from sqluice.engine.operators.cascade import LEAST_INPUTS
 from sqluice.optimizer import arrange
 from sqluice.optimizer.ast import args_of, is_site, own_sites, replaced, spec_of, sql
@@ -111,7 +112,11 @@ def _stage(con: Any, stage: Stage, run: Run, cascades: Mapping[int, Cascade]) ->
             found["steps"].append({"keep": sql(step.predicate)})
         else:
             cascade = cascades.get(step.spec) if rows is None or rows >= LEAST_INPUTS else None
-            found["steps"].append(_question(step, run, cascade))
+            question = _question(step, run, cascade)
+            together = merging.written_together(stage, step, run.specs.__getitem__)
+            if together and not cascade:
+                question["together"] = [f"{run.specs[at].function} {run.specs[at].template!r}" for at in together]
+            found["steps"].append(question)
     return found
 
 
@@ -237,6 +242,8 @@ def _step(step: dict[str, Any]) -> list[str]:
         when = "as a cascade" if cascade["forced"] else "as a cascade where that saves enough"
         apart = "" if cascade["result"] else "; the result has no contract of its own"
         lines.append(f"          {when}: {cascade['contract']}{apart}")
+    if "together" in step:
+        lines.append(f"          in one pass with {_short(', '.join(step['together']))}, where the model can")
     if "seconds_per_call" in step:
         usd = f" and {step['usd_per_call']:.2g} USD" if step["usd_per_call"] else ""
         lines.append(f"          {step['seconds_per_call']:.3f} s{usd} a call, as measured before")

@@ -13,16 +13,17 @@ import numpy as np
 
 from sqluice import errors
 from sqluice.engine.budget import SPENT, Budget
+from sqluice.engine.efforts import Efforts, samples
 from sqluice.engine.operators.ask import (
     USD_PER_SECOND,
     Answers,
     Asker,
-    Watch,
     marked,
     measured,
     template_digest,
     tier_names,
 )
+from sqluice.engine.operators.watch import Watch
 from sqluice.engine.policies import Shared
 from sqluice.errors import InterruptedQueryError, ModelError
 from sqluice.optimizer.ast import own_sites, spec_of
@@ -150,6 +151,7 @@ class Run:
         self._askers: dict[int, Asker] = {}
         self._memos: dict[int, _Memo] = {}
         self._costs: dict[str, tuple[float, float]] | None = None
+        self.efforts = Efforts(runner.statistics)
         self._report: Report | None = None
 
     def uri(self, spec: Spec) -> str:
@@ -213,8 +215,11 @@ class Run:
                 free_text=spec.operation == "generate",
             )
             op.seconds_load = time.monotonic() - started
-            watch = Watch(self.runner.stop, self.runner.progress, spec.function)
-            asker = Asker(spec, model, self.runner.pool, self._cache, op, watch, self.settings, self._budgets_of(spec))
+            watch = Watch(self.runner.stop, self.runner.progress, spec.function, meter=self.efforts.meter(model))
+            budgets = self._budgets_of(spec)
+            for budget in budgets:
+                budget.needs(watch.meter, self.uri(spec))
+            asker = Asker(spec, model, self.runner.pool, self._cache, op, watch, self.settings, budgets)
             asker.dimension = self.dimension(spec)
             self._askers[number] = asker
         return self._askers[number]
@@ -401,7 +406,7 @@ class Run:
         if asker is not None and asker.calls >= SURE_CALLS:
             seconds = asker.op.seconds_busy / asker.calls
             return asker.op.cost_usd / asker.calls + USD_PER_SECOND * max(seconds, LEAST_SECONDS)
-        seconds, usd = self.earlier_cost(number) or (0.0, 0.0)
+        seconds, usd = self.earlier_cost(number) or (self.efforts.usual_seconds(asker.model) if asker else 0.0, 0.0)
         return usd + USD_PER_SECOND * max(seconds, LEAST_SECONDS)
 
     def expect(self, stage: Stage, rows: dict[str, int], calls: dict[str, int], saving: float) -> None:
@@ -467,7 +472,7 @@ class Run:
             if asker.calls
         }
         if self.runner.statistics is not None and (self._learnt or costs):
-            self.runner.statistics.learn(self._learnt, costs, self.heads)
+            self.runner.statistics.learn(self._learnt, costs, self.heads, samples(self._askers.values()))
 
 
 def _status(error: BaseException | None) -> Status:

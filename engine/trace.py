@@ -167,8 +167,15 @@ class OpTrace:
         self.tokens_out += sum(batch.tokens_out for batch in counted)
         self.pad_tokens += sum(batch.pad_tokens for batch in counted)
         self.seconds_busy += sum(batch.ended - batch.started for batch in counted)
+        self._add_joules(batches)
         if self.run.records:
             self.run.record("batches", _batch_columns(self, batches, first))
+
+    def _add_joules(self, batches: Sequence[Batch]) -> None:
+        for batch in (one for one in batches if one.joules is not None):
+            self.joules = (self.joules or 0.0) + (batch.joules or 0.0)
+            told = (self.joules_source or batch.joules_source).split(", ")
+            self.joules_source = ", ".join(sorted({*told, batch.joules_source}))
 
     def add_decisions(
         self,
@@ -443,6 +450,7 @@ def _batch_columns(op: OpTrace, batches: Sequence[Batch], first: int) -> pa.Reco
         "started": timestamps([batch.started for batch in batches]),
         "ended": timestamps([batch.ended for batch in batches]),
         "seconds": [batch.ended - batch.started for batch in batches],
+        "joules": [batch.joules for batch in batches],
         "error": strings([tidy(batch.error) for batch in batches]),
     }
     return batch_of("batches", columns, len(batches))

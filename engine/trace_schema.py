@@ -56,7 +56,7 @@ TABLES: dict[str, dict[str, str]] = {
         "run_id": "VARCHAR",
         **dict.fromkeys(("op", "batch", "attempt", "rows"), "INTEGER"),
         **dict.fromkeys(("started", "ended"), "TIMESTAMP"),
-        "seconds": "DOUBLE",
+        **dict.fromkeys(("seconds", "joules"), "DOUBLE"),
         **dict.fromkeys(("tokens_in", "tokens_out", "pad_tokens", "max_tokens"), "BIGINT"),
         **dict.fromkeys(("outcome", "worker", "error"), "VARCHAR"),
     },

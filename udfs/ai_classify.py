@@ -19,7 +19,7 @@ SIGNATURES = (
     "AI_CLASSIFY(text, ['a', 'b'] [, options])",
     "AI_CLASSIFY(PROMPT('..{0}..', a), ['a', 'b'] [, options])",
 )
-OPTIONS = ("model", "output_mode", "task_description", "accuracy", "delta", "budget", "errors")
+OPTIONS = ("model", "output_mode", "task_description", "accuracy", "delta", "budget", "merge", "errors")
 MAX_LABELS = 500
 
 Label = tuple[str, str]
@@ -42,7 +42,7 @@ def bind(args: Sequence[Arg]) -> Bound:
         model=options.model,
         multi=options.multi,
         errors=options.errors,
-        options=options.contract,
+        options=options.named(),
     )
     return Bound(spec, prompt.args)
 

@@ -20,10 +20,9 @@ SIGNATURES = (
     "AI_FILTER('instruction', column [, options])",
     "AI_FILTER(PROMPT('..{0}..', a) [, options])",
 )
-OPTIONS = ("model", *CONTRACT, "equivalence", "errors")
+OPTIONS = ("model", *CONTRACT, "equivalence", "merge", "errors")
 
 YES_NO = ("yes", "no")
-_SHORTCUT = (("equivalence", True),)
 
 
 def bind(args: Sequence[Arg]) -> Bound:
@@ -38,7 +37,7 @@ def bind(args: Sequence[Arg]) -> Bound:
         choices=YES_NO,
         model=options.model,
         errors=options.errors,
-        options=(*options.contract, *_SHORTCUT) if options.equivalence else options.contract,
+        options=options.named(),
     )
     return Bound(spec, prompt.args)
 

@@ -20,7 +20,7 @@ SIGNATURES = (
     "AI_SCORE('instruction', column [, options])",
     "AI_SCORE(PROMPT('..{0}..', a) [, options])",
 )
-OPTIONS = ("model", "scale", "accuracy", "delta", "budget", "errors")
+OPTIONS = ("model", "scale", "accuracy", "delta", "budget", "merge", "errors")
 
 
 def bind(args: Sequence[Arg]) -> Bound:
@@ -37,7 +37,7 @@ def bind(args: Sequence[Arg]) -> Bound:
         model=options.model,
         grades=scale,
         errors=options.errors,
-        options=options.contract,
+        options=options.named(),
     )
     return Bound(spec, prompt.args)
 

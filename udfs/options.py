@@ -39,7 +39,13 @@ class Options:
     multi: bool = False
     task: str | None = None
     equivalence: bool = False
+    merge: bool = False
     contract: tuple[tuple[str, OptionValue], ...] = ()
+
+    def named(self) -> tuple[tuple[str, OptionValue], ...]:
+        """What a `Spec` keeps of them: the contract, and flags that tell the planner something."""
+        flags = [(name, True) for name in ("equivalence", "merge") if getattr(self, name)]
+        return (*self.contract, *flags)
 
 
 class _WrongError(ValueError):
@@ -218,6 +224,7 @@ _FIELDS = {
     "model": "model",
     "errors": "errors",
     "equivalence": "equivalence",
+    "merge": "merge",
     "scale": "scale",
     "max_tokens": "max_tokens",
     "output_mode": "multi",
@@ -230,6 +237,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "model": _text,
     "errors": _flag,
     "equivalence": _flag,
+    "merge": _flag,
     "scale": _scale,
     "max_tokens": _count,
     "temperature": _temperature,

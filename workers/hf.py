@@ -16,46 +16,25 @@ import numpy as np
 from sqluice.errors import ModelError, NotSupportedError
 from sqluice.types import Completion, ModelInfo, Prompt
 from sqluice.workers import calibration, forms, thinking, torch_load, torch_slots, torch_writing
+from sqluice.workers.prepared import Prepared
 from sqluice.workers.prompting import instruction, statements
 from sqluice.workers.protocol import Wave
-from sqluice.workers.torch_lm import CausalLM
+from sqluice.workers.torch_lm import Branch, CausalLM
 from sqluice.workers.torch_load import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
     from pathlib import Path
 
     from sqluice.workers.protocol import Model
     from sqluice.workers.thinking import Thinking
+    from sqluice.workers.together import Question
 
     Key = tuple[str, str, str, int, tuple[str, ...]]
 
 KEPT_TOKENS = 4_000_000
 KEPT_FORMS = 256
 BUDGET_WORK = 1.4e11  # parameters x padded tokens of one micro-batch on a CPU: about 0.4 s on two cores
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A form in tokens: what all rows share, what follows each argument, and the endings."""
-
-    form: forms.Form
-    prefix: list[int]
-    after: list[list[int]]
-    tails: list[list[int]]
-    owner: list[int]
-    scale: np.ndarray
-    bias: np.ndarray
-
-    @property
-    def fixed(self) -> int:
-        """Tokens after the arguments."""
-        return sum(map(len, self.after))
-
-    @property
-    def ending(self) -> int:
-        """Tokens of the longest ending."""
-        return max(map(len, self.tails), default=0)
 
 
 class TextModel:
@@ -86,6 +65,36 @@ class TextModel:
             asked = [prompts[row] if key[1] is None else key[1] for row in rows]
             found[rows] = self._scored(asked, choices, own=key[1] is not None)
         return found
+
+    def beginning(self, question: Question) -> Hashable | None:
+        """See `together.Joinable`. None for a question that stands in the row, or without a row's text, and for models
+        whose attention has windows."""
+        if self._open().windowed or _carries_question(question.sample, question.choices):
+            return None
+        prepared = self._prepare(question.sample, question.choices)
+        if not prepared.form.slots:
+            return None
+        return (tuple(prepared.prefix), prepared.form.slots, tuple(map(tuple, prepared.after[:-1])))
+
+    def question_tokens(self, question: Question) -> int:
+        """See `together.Joinable`."""
+        prepared = self._prepare(question.sample, question.choices)
+        return len(prepared.after[-1]) + sum(len(tail) - 1 for tail in prepared.tails)
+
+    def text_tokens(self, prompts: Sequence[Prompt], question: Question) -> list[int]:
+        """See `together.Joinable`."""
+        prepared = self._prepare(question.sample, question.choices)
+        return [len(row) for row in prepared.rows(prompts, self._tokens, whole=False)]
+
+    def score_all(self, prompts: Sequence[Prompt], questions: Sequence[Question]) -> np.ndarray:
+        """See `together.Joinable`: scores of questions with the same `beginning`."""
+        prepared = [self._prepare(one.sample, one.choices) for one in questions]
+        rows = prepared[0].rows(prompts, self._tokens, whole=False)
+        branches = [Branch(one.after[-1], one.tails) for one in prepared]
+        told = self._open().branches(prepared[0].prefix, rows, branches)
+        ends = np.cumsum([len(one.tails) for one in prepared])[:-1]
+        parts = np.split(told, ends, axis=1)
+        return np.hstack([one.by_choice(part) * one.scale for one, part in zip(prepared, parts, strict=True)])
 
     def calibration(self, prompt: Prompt, choices: Sequence[str]) -> np.ndarray:
         """Float32 [k] to subtract from `score`; from reference texts alone (see `calibration`)."""
@@ -173,22 +182,10 @@ class TextModel:
 
     def _raw(self, prompts: Sequence[Prompt], prepared: Prepared) -> np.ndarray:
         """Float32 [n, k] log-probabilities of the choices: means over their endings; 0 for one without."""
-        slots, after = prepared.form.slots, prepared.after
-        self._tokens.warm([prompt.args[slot] for prompt in prompts for slot in slots])
-        rows = []
-        for prompt in prompts:
-            row: list[int] = []
-            for slot, piece in zip(slots, after, strict=True):
-                row += [*self._tokens.of(prompt.args[slot]), *piece]
-            rows.append(row)
-        prefix = prepared.prefix
-        if not slots:
+        prefix, rows = prepared.prefix, prepared.rows(prompts, self._tokens)
+        if not prepared.form.slots:
             prefix, rows = prefix[:-1], [prefix[-1:] for _ in prompts]
-        told = self._open().endings(prefix, rows, prepared.tails)
-        found = np.zeros((len(prompts), len(prepared.form.tails)), dtype=np.float32)
-        for choice in set(prepared.owner):
-            found[:, choice] = told[:, [owner == choice for owner in prepared.owner]].mean(axis=1)
-        return found
+        return prepared.by_choice(self._open().endings(prefix, rows, prepared.tails))
 
     def _fixed(self, prompt: Prompt) -> int:
         """Tokens of the fixed text after the arguments, whichever choices will be asked."""

@@ -105,6 +105,9 @@ class Batch:
     outcome: str = "ok"
     worker: str = "local"
     error: str = ""
+    joules: float | None = None
+    joules_source: str = ""
+    """Who counted or modelled the joules."""
 
 
 @dataclass(slots=True)

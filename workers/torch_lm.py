@@ -2,7 +2,8 @@
 
 What a batch shares (its prefix) is computed once and its keys and values are kept. Rows are padded on the
 right for scores, so that the causal mask alone keeps padding out. All endings of a row stand in one forward
-pass behind the row: the mask lets each see the row and itself, never another ending.
+pass behind the row: the mask lets each see the row and itself, never another ending. Several questions about one row
+can stand there too, each with its endings.
 """
 
 from __future__ import annotations
@@ -23,12 +24,23 @@ if TYPE_CHECKING:
 Ids: TypeAlias = "Sequence[int]"
 
 KEPT_PREFIXES = 16
+_NOTHING = np.zeros((0, 0), bool)
 _HEAD_CELLS = 1 << 24  # logits held at once: 64 MB of float32
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What may follow a row: fixed tokens, then one of `tails`, each at least one token."""
+
+    fixed: Ids
+    tails: Sequence[Ids]
 
 
 @dataclass(slots=True)
 class Tails:
-    """Endings in one strip: all tokens but the last of each ending, laid one after another.
+    """Everything that is scored behind a row, in one strip: of each branch its fixed tokens and all tokens but the last
+    of each ending, laid one after another. `offsets` are positions behind the row; `sees`, bool [w, w], tells which
+    tokens of the strip each of them sees: its own ending so far, and the fixed tokens of its branch.
 
     `targets` lists every scored token as (ending, column of the state that predicts it, token); column -1 is
     the last token of the row itself.
@@ -36,27 +48,41 @@ class Tails:
 
     strip: list[int]
     offsets: list[int]
-    owner: list[int]
+    sees: np.ndarray
     targets: list[tuple[int, int, int]]
     count: int
 
 
-def lay_out(tails: Sequence[Ids]) -> Tails:
-    """The strip of `tails` (each at least one token)."""
+def lay_out(branches: Sequence[Branch]) -> Tails:
+    """The strip of `branches`; their endings are numbered through."""
     strip: list[int] = []
     offsets: list[int] = []
-    owner: list[int] = []
+    parents: list[int] = []
     targets: list[tuple[int, int, int]] = []
-    for at, tail in enumerate(tails):
-        before = -1
-        for offset, token in enumerate(tail):
-            targets.append((at, before, int(token)))
-            if offset + 1 < len(tail):
-                before = len(strip)
-                strip.append(int(token))
-                offsets.append(offset)
-                owner.append(at)
-    return Tails(strip, offsets, owner, targets, len(tails))
+    count = 0
+
+    def put(token: int, offset: int, parent: int) -> int:
+        strip.append(int(token))
+        offsets.append(offset)
+        parents.append(parent)
+        return len(strip) - 1
+
+    for branch in branches:
+        trunk = -1
+        for offset, token in enumerate(branch.fixed):
+            trunk = put(token, offset, trunk)
+        for tail in branch.tails:
+            before = trunk
+            for at, token in enumerate(tail):
+                targets.append((count, before, int(token)))
+                if at + 1 < len(tail):
+                    before = put(token, len(branch.fixed) + at, before)
+            count += 1
+    sees = np.eye(len(strip), dtype=bool)
+    for at, parent in enumerate(parents):  # a parent stands before its children
+        if parent >= 0:
+            sees[at] |= sees[parent]
+    return Tails(strip, offsets, sees, targets, count)
 
 
 class CausalLM:
@@ -87,7 +113,15 @@ class CausalLM:
         with torch.inference_mode():
             if self.windowed and any(len(tail) > 1 for tail in tails):
                 return self._endings_apart(prefix, rows, tails)
-            return self._endings(prefix, rows, lay_out(tails))
+            return self._endings(prefix, rows, lay_out([Branch((), tails)]))
+
+    def branches(self, prefix: Ids, rows: Sequence[Ids], branches: Sequence[Branch]) -> np.ndarray:
+        """Float32 [n, t]: as `endings`, for the tails of all branches, each after prefix + row + what its branch fixes.
+        The row is read once. Not for models that are `windowed`."""
+        import torch
+
+        with torch.inference_mode():
+            return self._endings(prefix, rows, lay_out(branches))
 
     def likelihood(self, texts: Sequence[Ids]) -> np.ndarray:
         """Float32 [n]: summed log-probability of each text's tokens after its first."""
@@ -116,14 +150,14 @@ class CausalLM:
         import torch
 
         n, width = len(lengths), len(tails.strip)
-        offsets, owner = torch.tensor(tails.offsets), torch.tensor(tails.owner)
+        offsets = torch.tensor(tails.offsets)
         of_rows = torch.arange(longest).expand(n, longest)
         positions = prefix + torch.cat([of_rows, lengths[:, None] + offsets], dim=1)
         size = longest + width
         sees = torch.zeros(n, size, size, dtype=torch.bool)
         sees[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
         sees[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None, :]
-        sees[:, longest:, longest:] = (owner[:, None] == owner) & (offsets[:, None] >= offsets)
+        sees[:, longest:, longest:] = torch.from_numpy(tails.sees)
         mask = torch.zeros(n, 1, size, prefix + size, dtype=self.dtype)
         mask[..., prefix:].masked_fill_(~sees[:, None], torch.finfo(self.dtype).min)
         return {"attention_mask": self._moved(mask), "position_ids": self._moved(positions)}
@@ -202,7 +236,7 @@ class CausalLM:
             picked = states[torch.arange(len(rows), device=self.device)[:, None], self._moved(where)]
             columns = list(range(len(tail)))
             targets = [(0, at, int(token)) for at, token in enumerate(tail)]
-            found[:, which] = self._gathered(picked, columns, Tails([], [], [], targets, 1))[:, 0]
+            found[:, which] = self._gathered(picked, columns, Tails([], [], _NOTHING, targets, 1))[:, 0]
         return found
 
     def read(self, prefix: Ids, rows: Sequence[Ids]) -> tuple[list[tuple[Any, Any]], list[int]]:

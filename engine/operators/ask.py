@@ -7,7 +7,7 @@ DuckDB hands them.
 from __future__ import annotations
 
 import hashlib
-import time
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +16,20 @@ import numpy as np
 from sqluice.engine import answer_cache
 from sqluice.engine.budget import SPENT, SpentError
 from sqluice.errors import DataError, OperationalError
-from sqluice.types import Progress, Prompt
+from sqluice.types import Prompt
 from sqluice.udfs.answers import CUT, answer_text, decode
 from sqluice.workers.pool import NOT_ASKED
 from sqluice.workers.protocol import WASTED, Asked
 from sqluice.workers.replay import prompt_digest, template_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import pyarrow as pa
 
     from sqluice.config import Value
     from sqluice.engine.budget import Budget
+    from sqluice.engine.operators.watch import Watch
     from sqluice.engine.trace import OpTrace
     from sqluice.types import ModelInfo
     from sqluice.udfs.spec import Spec
@@ -41,6 +42,11 @@ USD_PER_SECOND = 0.5 / 3600
 """What a second of this machine is worth beside a model's price: that of a small server by the hour."""
 
 _NAN = "model returned NaN"
+CHARS_PER_TOKEN = 4
+KEPT_SAMPLES = 64
+FIRST_SLICE = 16
+"""Calls under a budget of which the cost of one is not known."""
+MOST_LOOKED_AT = 1000
 _GUESSED_TOKENS = 1000
 """Of a call that has not been measured."""
 
@@ -81,49 +87,6 @@ class Routing:
     tau_high: float
 
 
-@dataclass(slots=True)
-class Watch:
-    """How a pool's work is watched: `stop` tells whether to end it, `report` takes progress."""
-
-    stop: Callable[[], None]
-    report: Callable[[Progress], None] | None
-    operator: str
-    total: int | None = None
-    done_rows: int = 0
-    calls: int = 0
-    cached: int = 0
-    started: float = field(default_factory=time.monotonic)
-    keep: Callable[[list[int], Any, Any], None] | None = None
-    limit: int | None = None
-    """Attempts, in rows, that a slice may still make."""
-
-    def check(self) -> None:
-        """Raises when the query is to stop."""
-        self.stop()
-        if self.limit is not None and self.limit <= 0:
-            raise SpentError(SPENT)
-
-    def done(self, batch: Batch) -> None:
-        """One attempt at a micro-batch is over."""
-        if self.limit is not None:
-            self.limit -= batch.rows
-        if batch.outcome == "ok" or (batch.rows == 1 and batch.outcome != WASTED):
-            self.done_rows += batch.rows
-            self.calls += batch.rows
-        self.tell()
-
-    def answered(self, rows: list[int], values: Any, raw: Any) -> None:
-        """Rows of a micro-batch that have answers: calibrated and raw scores, embeddings or completions."""
-        if self.keep is not None and rows:
-            self.keep(rows, values, raw)
-
-    def tell(self) -> None:
-        """Report where the operator is."""
-        if self.report is not None:
-            seconds = time.monotonic() - self.started
-            self.report(Progress(self.operator, self.done_rows, self.total, self.calls, self.cached, seconds))
-
-
 class Asker:
     """One question: a spec, the model that answers it, and the counters of its operator."""
 
@@ -152,7 +115,13 @@ class Asker:
         self.dimension: int | None = None
         self.warned: list[str] = []
         self.calls = 0
+        self.told: tuple[list[int], Asked] | None = None
+        """What the model has said already about some positions of the next inputs (`merging`)."""
+        self.samples: deque[Batch] = deque(maxlen=KEPT_SAMPLES)
+        """Micro-batches that tell later runs what an answer takes."""
         self._budgets = budgets
+        self._usual_tokens = 0.0
+        """Of an input, for models that do not count."""
 
     def answer(self, columns: Sequence[Sequence[str]], n_rows: np.ndarray, reason: str = "exact") -> Answers:
         """Answers to n distinct inputs without NULLs, one column an argument (none for a constant question); they are
@@ -181,14 +150,17 @@ class Asker:
         """Calls that the budgets leave; None without a budget."""
         if not self._budgets:
             return None
-        calls = max(self.calls, 1)
-        usd = self.op.cost_usd / calls if self.calls else self.model.info.price_in * _GUESSED_TOKENS / 1e6
-        return min(budget.room(usd, self.op.seconds_busy / calls) for budget in self._budgets)
+        calls, op = max(self.calls, 1), self.op
+        usd = op.cost_usd / calls if self.calls else self.model.info.price_in * _GUESSED_TOKENS / 1e6
+        joules = (op.joules or 0.0) / calls if self.calls else self.watch.meter.usual()
+        return min(budget.room(usd, op.seconds_busy / calls, joules) for budget in self._budgets)
 
     def _affordable(self, rows: list[tuple[str, ...]], start: int) -> int:
         """Up to which row the next slice goes; `start` when nothing can be asked any more."""
         missing = start + np.flatnonzero(~self.is_cached(list(zip(*rows[start:], strict=True))))
         room = self.room() or 0
+        if not self.calls:
+            room = min(room, 2 * FIRST_SLICE)  # nobody knows yet what one takes
         if len(missing) <= room // 2 or not len(missing):
             return len(rows)
         return int(missing[min(max(room // 2, 1), len(missing)) - 1]) + 1 if room else start
@@ -202,10 +174,18 @@ class Asker:
             return answers
         keys = answer_cache.keys(self._scope, digests)
         blobs = self._cache.get(keys)
+        positions, told = self.told or ([], None)
+        self.told = None
+        for at in positions:
+            blobs[at] = None  # the cache has heard of it by now
         missing = [at for at, blob in enumerate(blobs) if blob is None]
         self._saw_cached(len(rows) - len(missing))
         try:
-            asked = self._nothing(len(missing)) if spent else self._ask(rows, missing, keys)
+            if told is not None and missing == positions:
+                asked = told
+                self._charge(told)
+            else:
+                asked = self._nothing(len(missing)) if spent else self._ask(rows, missing, keys)
         except BaseException as error:
             self._keep_part(error, blobs, missing, digests, n_rows, rows)
             raise
@@ -233,6 +213,12 @@ class Asker:
         """Bool [n]: to which inputs the cache has the answer."""
         digests = [prompt_digest(self._state, row) for row in zip(*columns, strict=True)]
         return np.array([blob is not None for blob in self._cache.get(answer_cache.keys(self._scope, digests))], bool)
+
+    def missing(self, rows: list[tuple[str, ...]]) -> tuple[list[int], list[bytes]]:
+        """Positions of the inputs that the cache does not know, and their keys."""
+        keys = answer_cache.keys(self._scope, [prompt_digest(self._state, row) for row in rows])
+        found = [at for at, blob in enumerate(self._cache.get(keys)) if blob is None]
+        return found, [keys[at] for at in found]
 
     def _decide(
         self,
@@ -289,11 +275,15 @@ class Asker:
     def _ask(self, rows: list[tuple[str, ...]], missing: list[int], keys: list[bytes]) -> Asked:
         """What the model says about the rows in `missing`; each micro-batch goes into the cache as it comes."""
         if not isinstance(self._cache, answer_cache.NoCache):
-            self.watch.keep = lambda at, values, raw: self._keep([keys[missing[row]] for row in at], values, raw)
+            self.watch.keep = lambda at, values, raw: self.keep([keys[missing[row]] for row in at], values, raw)
+        if missing:
+            self._usual_tokens = guessed_tokens(
+                [Prompt(self.spec.template, rows[at]) for at in missing[:MOST_LOOKED_AT]]
+            )
         room = self.room()
         self.watch.limit = None if room is None or len(missing) == 0 else max(room // 2, 1)
         try:
-            asked = self._operate([rows[at] for at in missing])
+            asked = self.operate([rows[at] for at in missing])
         except SpentError as error:
             asked = vars(error)["asked"]
             asked.errors.update({at: SPENT for at, said in asked.errors.items() if said == NOT_ASKED})
@@ -306,7 +296,8 @@ class Asker:
         """Count what asking cost."""
         self.calls += len(asked.tokens_in) - sum(said in (NOT_ASKED, SPENT) for said in asked.errors.values())
         self.op.add_batches(asked.batches)
-        usd = cost(self.model.info, asked.batches)
+        self.samples.extend(batch for batch in asked.batches if batch.outcome == "ok" and batch.tokens_in)
+        usd = cost(self.model.info, asked.batches, 0.0 if asked.tokens_in.any() else self._usual_tokens)
         self.op.cost_usd += usd
         self.charge(asked.batches, usd)
 
@@ -317,7 +308,8 @@ class Asker:
         values: Any = [None] * n if spec.operation == "generate" else np.full((n, width), np.nan, np.float32)
         return Asked(values, values, zeros, zeros, dict.fromkeys(range(n), SPENT))
 
-    def _operate(self, rows: list[tuple[str, ...]]) -> Asked:
+    def operate(self, rows: list[tuple[str, ...]]) -> Asked:
+        """What the model says about some inputs, past the cache; nothing is counted yet."""
         spec, template, kind = self.spec, self.spec.template, self.spec.kind
         asked: Asked
         if spec.operation == "embed":
@@ -332,7 +324,7 @@ class Asker:
             asked = self._pool.generate(self.model, prompts, max_tokens=limit, schema=None, control=self.watch)
         return asked
 
-    def _keep(self, keys: list[bytes], values: Any, raw: Any) -> None:
+    def keep(self, keys: list[bytes], values: Any, raw: Any) -> None:
         """Put the answers of one micro-batch into the cache. Rows that failed are asked again another time."""
         if self.spec.operation == "score":
             self._cache.put(keys, answer_cache.pack_scores(values, raw))
@@ -411,10 +403,18 @@ class Asker:
             self.warned.append(said)
 
 
-def cost(info: ModelInfo, batches: Sequence[Batch]) -> float:
-    """US dollars that a model's maker takes for some micro-batches."""
+def cost(info: ModelInfo, batches: Sequence[Batch], guessed: float = 0.0) -> float:
+    """US dollars that a model's maker takes for some micro-batches. `guessed` are the tokens of an input, where the
+    model does not count them."""
     counted = [batch for batch in batches if batch.outcome != WASTED]
-    return sum(info.price_in * batch.tokens_in + info.price_out * batch.tokens_out for batch in counted) / 1e6
+    tokens_in = sum(batch.tokens_in or guessed * batch.rows for batch in counted)
+    return (info.price_in * tokens_in + info.price_out * sum(batch.tokens_out for batch in counted)) / 1e6
+
+
+def guessed_tokens(prompts: Sequence[Prompt]) -> float:
+    """Tokens of a prompt in the mean, from characters, for models that do not count."""
+    chars = sum(len(one.template) + sum(map(len, one.args)) for one in prompts)
+    return chars / max(len(prompts), 1) / CHARS_PER_TOKEN + 1
 
 
 def measured(op: OpTrace, rows: int) -> float:

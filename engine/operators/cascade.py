@@ -75,8 +75,11 @@ class Cascading:
         """Whether nothing was known before, so that the sample is one of all inputs."""
         self._oracle_broken = False
         """Whether it was the oracle that an exception came from."""
-        self._capped = False
+
+    @property
+    def _capped(self) -> bool:
         """Whether the budget was spent before an input was answered that had been asked about."""
+        return SPENT in self._asker.warned
 
     def _promised(self) -> tuple[Constraint, ...]:
         """What this cascade has to keep, alone or with others."""
@@ -211,7 +214,6 @@ class Cascading:
             self._oracle_broken = False
             self._inputs.store(window, given)
             self._keep(window, given.values)
-            self._capped = self._capped or SPENT in given.errors.values()
 
     def _keep(self, rows: np.ndarray, values: pa.Array) -> None:
         """What the oracle said."""

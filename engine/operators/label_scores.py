@@ -49,13 +49,13 @@ class Attributes(Source):
         where there is no answer."""
         model, _ = self._started()
         prompts = [Prompt(self._spec.template, (text,), "", self._spec.kind) for text in texts]
-        pool, watch = self._run.runner.pool, self._watch()
+        pool, watch = self._run.runner.pool, self._watch(model)
         if self._values:
             asked = pool.score(model, prompts, self._values, watch)
-            self._charge(asked, model)
+            self._charge(asked, model, prompts)
             return chances_of(asked.values)
         asked = pool.generate(model, prompts, max_tokens=MOST_TOKENS, schema=None, control=watch)
-        self._charge(asked, model)
+        self._charge(asked, model, prompts)
         said: Any = asked.values
         found = np.full((len(prompts), 1), np.nan)
         for at, completion in enumerate(said):
@@ -100,8 +100,8 @@ class LabelScores(Source):
         parts = []
         for chunk in self._chunks:
             choices = chunk if len(chunk) > 1 else (*chunk, "something else")
-            asked = self._run.runner.pool.score(model, prompts, choices, self._watch())
-            self._charge(asked, model)
+            asked = self._run.runner.pool.score(model, prompts, choices, self._watch(model))
+            self._charge(asked, model, prompts)
             if len(asked.errors) == len(prompts):
                 raise ModelError(f"no label could be scored: {next(iter(asked.errors.values()))}")
             parts.append(chances_of(asked.values))

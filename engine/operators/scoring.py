@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sqluice.engine.operators.ask import HEAD, PROXY, Watch, cost, measured
+from sqluice.engine.operators.ask import HEAD, PROXY, cost, guessed_tokens, measured
+from sqluice.engine.operators.watch import Watch
 from sqluice.optimizer.cascade import head
 from sqluice.optimizer.cascade.drift import Profile, compare, profile
 from sqluice.optimizer.cascade.forecast import forecast
@@ -239,15 +240,17 @@ class Source:
             self._op.seconds_load = time.monotonic() - started
         return model, self._op
 
-    def _watch(self) -> Watch:
-        return Watch(self._run.runner.stop, self._run.runner.progress, self._function)
+    def _watch(self, model: Any) -> Watch:
+        run = self._run
+        return Watch(run.runner.stop, run.runner.progress, self._function, meter=run.efforts.meter(model))
 
-    def _charge(self, asked: Asked, model: Any) -> None:
+    def _charge(self, asked: Asked, model: Any, prompts: Sequence[Prompt]) -> None:
+        """Count what asking cost."""
         assert self._op is not None
         self._rows += len(asked.tokens_in)
         self._op.scored += len(asked.tokens_in)
         self._op.add_batches(asked.batches)
-        usd = cost(model.info, asked.batches)
+        usd = cost(model.info, asked.batches, 0.0 if asked.tokens_in.any() else guessed_tokens(prompts))
         self._op.cost_usd += usd
         if self.charged is not None:
             self.charged(asked.batches, usd)
@@ -284,8 +287,9 @@ class Embedder(Source):
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             model, _ = self._started()
-            asked = self._run.runner.pool.embed(model, new, self._watch(), width=self._run.dimension(self._spec) or 0)
-            self._charge(asked, model)
+            width = self._run.dimension(self._spec) or 0
+            asked = self._run.runner.pool.embed(model, new, self._watch(model), width=width)
+            self._charge(asked, model, [Prompt("{0}", (text,)) for text in new])
             self._known.update(zip(new, np.asarray(asked.values, np.float32), strict=True))
         found = np.stack([self._known[text] for text in texts])
         while len(self._known) > MOST_KNOWN:
@@ -312,6 +316,6 @@ class _Proxy(Source):
         model, _ = self._started()
         spec = self._spec
         prompts = [Prompt(spec.template, row, "", spec.kind) for row in zip(*texts, strict=True)]
-        asked = self._run.runner.pool.score(model, prompts, spec.choices, self._watch())
-        self._charge(asked, model)
+        asked = self._run.runner.pool.score(model, prompts, spec.choices, self._watch(model))
+        self._charge(asked, model, prompts)
         return chances_of(asked.values)

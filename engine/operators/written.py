@@ -53,8 +53,8 @@ class _Writer(Source):
         model, _ = self._started()
         prompts = [Prompt(self._spec.template, row, "", self._spec.kind) for row in rows]
         pool = self._run.runner.pool
-        asked: Asked = pool.generate(model, prompts, max_tokens=self._tokens, schema=None, control=self._watch())
-        self._charge(asked, model)
+        asked: Asked = pool.generate(model, prompts, max_tokens=self._tokens, schema=None, control=self._watch(model))
+        self._charge(asked, model, prompts)
         said: Any = asked.values
         return [None if one is None or one.finish_reason == "length" else one.text for one in said]
 

@@ -213,3 +213,17 @@ def test_similar_texts_are_similar(local: Connection) -> None:
 
 def test_the_weights_are_those_of_the_home_folder() -> None:
     assert fetch.path("default").is_relative_to(config.home())
+
+
+def test_questions_in_one_pass_are_answered_as_alone(local: Connection) -> None:
+    query = (
+        "SELECT id, AI_FILTER(PROMPT('Is this review positive? {0}', text){o}),"
+        " AI_SCORE(PROMPT('Is the writer angry? {0}', text){o}) FROM r ORDER BY id"
+    )
+    alone = local.execute(query.replace("{o}", "")).fetchall()
+    merged = local.execute(query.replace("{o}", ", {'merge': true}"))
+    together, report = merged.fetchall(), merged.report
+    assert report is not None
+    assert report.operators[1].tokens_in < 0.7 * report.operators[0].tokens_in  # its question, without the text
+    assert sum(one[1] != other[1] for one, other in zip(alone, together, strict=True)) <= 1
+    assert max(abs(one[2] - other[2]) for one, other in zip(alone, together, strict=True)) < 0.1

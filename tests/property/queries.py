@@ -140,6 +140,19 @@ class Statements:
         text = f"UPDATE {name} SET s = {self.write.one(TEXT, sight, 2)}{where if self.write.flag(2) else ''}"
         return Statement(text, reads=name)
 
+    def write_beside(self) -> Statement:
+        """A DELETE with USING, or an UPDATE with FROM whose settings look at the table's own columns."""
+        table, other = self.rng.sample([table for table in self.tables if not table.is_view], 2)
+        both = Sight(tuple(Item(one.name, one.columns) for one in (table, other)))
+        parts = [self.write.one(BOOL, both, 2) for _ in range(self.rng.randint(1, 3))]
+        where = " WHERE " + " AND ".join(f"({part})" for part in parts)
+        name, beside = quoted(table.name), quoted(other.name)
+        if self.write.flag(2):
+            return Statement(f"DELETE FROM {name} USING {beside}{where}", reads=name)
+        own = Expressions(self.rng, ai=self.write.ai)
+        text = own.one(TEXT, self._sight_of(table), 1)
+        return Statement(f"UPDATE {name} SET s = {text} FROM {beside}{where}", reads=name)
+
     def _sight_of(self, table: Table) -> Sight:
         return Sight((Item(table.name, table.columns),))
 
