@@ -245,7 +245,7 @@ class PairJoin:
 
     def _mapped(self, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
         """Features and similarities of the pairs, and of what the model writes for each left input with the right."""
-        writer = self._beside(Mapped, lambda: Mapped(self._run, self._spec, self._left.places[0]))
+        writer = self._source(Mapped, lambda: Mapped(self._run, self._spec, self.asking.asker, self._left.places[0]))
         lines = writer.of(self._left.lines)
         plain, vectors = self._descriptions(), None
         if plain.vectors is not None:
@@ -269,6 +269,7 @@ class PairJoin:
             return None
 
     def _answer(self, request: Request) -> np.ndarray | int:
+        asker = self.asking.asker
         if isinstance(request, AskPairs):
             rows = self._whole(request.rows)
             done = self._ask(rows, request.reason)
@@ -277,18 +278,17 @@ class PairJoin:
             return done
         if isinstance(request, NameAttribute):
             name = request.attribute
-            attributes = self._beside(Attributes, lambda: Attributes(self._run, self._spec, name))
+            attributes = self._source(Attributes, lambda: Attributes(self._run, self._spec, asker, name))
             lines = (self._right if request.side else self._left).lines
             return attributes.of([lines[at] for at in request.inputs.tolist()])
         if isinstance(request, JudgeTogether):
             place = self._left.places[0]
-            together = self._beside(Together, lambda: Together(self._run, self._spec, place))
+            together = self._source(Together, lambda: Together(self._run, self._spec, asker, place))
             texts = self.asking.texts(self._whole(request.rows))
             return together.of(texts[place], texts[1 - place])
         assert isinstance(request, ScoreLabels)
-        labels = self._beside(
-            LabelScores, lambda: LabelScores(self._run, self._spec, self._left.places, self._right.lines)
-        )
+        places, values = self._left.places, self._right.lines
+        labels = self._source(LabelScores, lambda: LabelScores(self._run, self._spec, asker, places, values))
         return labels.of(self._left.texts, request.lefts)
 
     def _source(self, kind: type[S], make: Callable[[], S]) -> S:
@@ -296,12 +296,6 @@ class PairJoin:
         if kind not in self._sources:
             self._sources[kind] = make()
         return cast("S", self._sources[kind])
-
-    def _beside(self, kind: type[S], make: Callable[[], S]) -> S:
-        """The oracle's model, asked something else than the question: that counts against its budgets."""
-        source = self._source(kind, make)
-        source.charged = self.asking.asker.charge
-        return source
 
     def _embedder(self) -> Embedder:
         return self._source(Embedder, lambda: Embedder(self._run, self._spec))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from sqluice.optimizer.joins.equivalence import Equivalence
+from sqluice.types import Completion
 from support.pairs import TOPICS, NoLabels, Pairwise, Writing, joining, run, scorer, table
 
 if TYPE_CHECKING:
@@ -84,6 +86,73 @@ def test_several_pairs_in_one_prompt(con: Connection) -> None:
     assert oracle.written < 70 * 60 / 10
     assert len(oracle.asked) < 70 * 60 / 3
     assert len(set(rows) & likes) >= 0.95 * max(len(likes), len(rows))
+
+
+def chosen(a: str, b: str) -> bool:
+    """Two pairs in five, without a pattern."""
+    return zlib.crc32(f"{a}|{b}".encode()) % 5 < 2
+
+
+class Cut(Writing):
+    """A model that lists what matches; an answer about more than five lines is cut."""
+
+    def __init__(self) -> None:
+        super().__init__(chosen, lambda _: "")
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
+    ) -> list[Completion]:
+        """One completion a prompt."""
+        self.written += len(prompts)
+        return [self._listed(prompt) for prompt in prompts]
+
+    def _listed(self, prompt: Prompt) -> Completion:
+        lines = [line.split(". ", 1) for line in prompt.args[-1].splitlines()] if len(prompt.args) > 1 else []
+        named = [number for number, text in lines if chosen(prompt.args[0], text)]
+        return Completion(", ".join(named) or "none", "length" if len(lines) > 5 else "stop")
+
+
+def noise(con: Connection) -> None:
+    """Texts that tell nothing of what matches."""
+    table(con, "l", [f"x {at}" for at in range(70)])
+    table(con, "r", [f"y {at}" for at in range(60)])
+
+
+LIKES = "SELECT l.s, r.s FROM l JOIN r ON AI_FILTER(PROMPT('Does {0} like {1}?', l.s, r.s))"
+
+
+@pytest.mark.parametrize("said", ["", "all of them, I would say", "\N{SNOWMAN} 99"])
+def test_a_model_that_writes_no_lists_is_given_up(con: Connection, said: str) -> None:
+    oracle = Writing(chosen, lambda _: said)
+    con.register_model("oracle", oracle)
+    noise(con)
+    run(con, LIKES)
+    assert oracle.written <= 1 + 4  # the opinion about the question, and a few lists
+
+
+def test_lists_are_as_long_as_the_model_can_write(con: Connection) -> None:
+    oracle = Cut()
+    con.register_model("oracle", oracle)
+    noise(con)
+    rows, report = run(con, LIKES)
+    assert scorer(report) == "several"
+    assert oracle.written <= 70 * 60 / 5 + 150
+    assert len(oracle.asked) < 70 * 60 / 3
+    true = {(f"x {a}", f"y {b}") for a in range(70) for b in range(60) if chosen(f"x {a}", f"y {b}")}
+    assert len(set(rows) & true) >= 0.95 * max(len(true), len(rows))
+
+
+def test_a_budget_ends_lists_too(con: Connection) -> None:
+    """Answers about more than five texts are cut, so that lists take four times what they were expected to."""
+    noise(con)
+    for budget in (1000, 1300):
+        oracle = Cut()
+        con.register_model("oracle", oracle)
+        run(con, f"SET ai_budget = '{budget} calls'")
+        _, report = run(con, LIKES)
+        assert oracle.written > 400
+        assert oracle.written + len(oracle.asked) <= budget
+        assert report.label == "uncertified(budget)"
 
 
 def test_answers_that_contradict_an_equivalence() -> None:
