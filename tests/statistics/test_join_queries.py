@@ -145,18 +145,18 @@ def test_labels_are_kept(
         sql = f"SELECT l.i, r.i FROM l JOIN r ON {condition}AI_FILTER(PROMPT('{{0}} fits {{1}}', l.s, r.s))"
         for name, value in (("recall", TARGET), ("precision", TARGET), ("delta", DELTA), ("seed", seed)):
             run(con, f"SET ai_{name} = {value}")
-        rows, report = run(con, sql)
+        found, report = run(con, sql)
         pairs, _ = run(con, sql.replace("AI_FILTER(PROMPT('{0} fits {1}', l.s, r.s))", "true"))
-        texts = [dict(run(con, f"SELECT i, s FROM {name}")[0]) for name in "lr"]
+        a_texts, b_texts = (dict(run(con, f"SELECT i, s FROM {name}")[0]) for name in "lr")
         true = {
             (a, b)
             for a, b in pairs
-            if texts[0][a] is not None and texts[1][b] is not None and oracle.rule(texts[0][a], texts[1][b])
+            if a_texts[a] is not None and b_texts[b] is not None and oracle.rule(a_texts[a], b_texts[b])
         }
-        assert len(set(rows)) == len(rows)
-        assert set(rows) <= set(pairs)
+        assert len(set(found)) == len(found)
+        assert set(found) <= set(pairs)
         seen.add(scorer(report))
-        misses += not kept(report.label, rows, true)
+        misses += not kept(report.label, found, true)
         limited, short = run(con, f"{sql} LIMIT 5")
         assert set(limited) <= true
         assert len(set(limited)) == min(5, len(true))

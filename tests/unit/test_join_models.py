@@ -183,12 +183,12 @@ def test_equals_of_equals_are_equal_where_that_is_asked_for(con: Connection, *, 
         sql = f"SELECT a.i, b.i FROM t a JOIN {'t' if selfjoin else 'u'} b ON {question}"
         cursor = con.cursor()
         cursor.execute(sql)
-        rows, report = cursor.fetchall(), cursor.report
+        rows = cursor.fetchall()
         asked.append(len(oracle.asked))
-        assert scorer(report) == "block"
+        assert scorer(cursor.report) == "block"
         assert len(set(rows) & true) >= 0.95 * max(len(true), len(rows))
         assert not [said for _, said in cursor.messages if "contradict" in str(said)]
-    assert "equivalence" in report.label
+    assert "assuming equivalence" in str(cursor.report)
     assert asked[1] < 0.8 * asked[0]
 
 
@@ -208,7 +208,7 @@ def test_answers_that_are_no_equivalence_are_reported(con: Connection, *, selfjo
     cursor.execute(f"SELECT a.i, b.i FROM t a JOIN {other} b ON {question}")
     cursor.fetchall()
     assert [said for _, said in cursor.messages if "answers contradict" in str(said)]
-    assert "equivalence" in cursor.report.label
+    assert "equivalence" in str(cursor.report)
     assert len(oracle.asked) == len(set(oracle.asked))
 
 
