@@ -298,6 +298,8 @@ def test_explain_lists_the_strategies(con: Connection) -> None:
     run(con, "SET ai_mode = 'exact'")
     ((text,),), _ = run(con, f"EXPLAIN SELECT l.i, r.i FROM l JOIN r ON {SAME}")
     assert "not possible: ai_mode = 'exact'" in text
+    ((text,),), _ = run(con, f"EXPLAIN SELECT l.i, r.i FROM l JOIN r ON l.i = r.i AND {SAME}")
+    assert "18,000 calls" not in text
 
 
 def test_pairs_that_cannot_be_listed(con: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
