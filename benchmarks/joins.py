@@ -5,7 +5,8 @@ Usage::
 
     python benchmarks/joins.py --left F --right F --matches F --left-columns a,b --right-columns a,b
         --prompt 'Are {0} and {1} the same product?' [--oracle gold|model|URI] [--recall .95 --precision .95]
-        [--seeds N] [--first N] [--slice 100] [--budget '300 calls' ..] [--json]
+        [--seeds N] [--first N] [--slice 100] [--budget '300 calls' ..]
+        [--similarity .7 ..] [--json]
 
 F are Parquet or CSV files. Both sides have a column `id` (or --left-id, --right-id); the first two columns of the
 matches are the ids of a left and of a right row. A side's columns are joined by a space into its placeholder. With
@@ -13,8 +14,9 @@ matches are the ids of a left and of a right row. A side's columns are joined by
 texts are those of one, and a label fits a text where the two are. Recall and precision are against the matches; with a
 model the cross join is run on a slice (100 x 100 rows), and its quality is that of the model's answers there. With
 `--first 100` all is run on the first rows of both sides, so that ours and the cross join are compared on the same pairs
-in one run; `times_faster` is how often ours would fit into the cross join's time. `calls` counts every prompt to the
-oracle's model, those for labels, attributes, lists and the like too; texts that were embedded are in `embedded`.
+in one run; `times_faster` is how often ours would fit into the cross join's time. `--similarity .7` adds the join that
+a user writes whose oracle is too weak to prove anything by: a condition on similarity before the question. `calls`
+counts every prompt to the oracle's model, those for labels, attributes and lists too; `embedded` counts texts.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ SURE = -20.0
 TOP_K = 20
 SLICE = 100
 YES_NO = ("yes", "no")
+EMBED = "AI_EMBED"
 NOT_ORACLE = (" head", " proxy")
 """How operators are called that ask another model than the oracle's."""
 
@@ -105,12 +108,16 @@ class Data:
 
 def calls_of(report: Any) -> int:
     """What the oracle's model was asked: pairs, and all else that a strategy asks it."""
-    return int(report.calls + sum(op.scored for op in report.operators if not op.function.endswith(NOT_ORACLE)))
+    asked = sum(op.calls for op in report.operators if op.function != EMBED)
+    return int(asked + sum(op.scored for op in report.operators if not op.function.endswith(NOT_ORACLE)))
 
 
 def embedded_by(report: Any) -> int:
     """Texts that the embedder was given."""
-    return int(sum(op.scored for op in report.operators if op.function.endswith(NOT_ORACLE)))
+    return int(
+        sum(op.scored for op in report.operators if op.function.endswith(NOT_ORACLE))
+        + sum(op.calls for op in report.operators if op.function == EMBED)
+    )
 
 
 def top_k(con: Connection, data: Data, question: str) -> dict[str, Any]:
@@ -194,6 +201,13 @@ def main() -> None:
     parser.add_argument("--first", type=int, help="rows of each side that are taken at all")
     parser.add_argument("--slice", type=int, default=SLICE, help="rows of each side on which the cross join is run")
     parser.add_argument("--budget", nargs="+", default=[None], help="such as '300 calls'; ours is run with each")
+    parser.add_argument(
+        "--similarity",
+        type=float,
+        nargs="+",
+        default=[],
+        help="once more behind AI_SIMILARITY(..) > each of these",
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     con = sqluice.connect(ai_cache="off")
@@ -214,6 +228,11 @@ def main() -> None:
         for budget in args.budget
         for seed in range(args.seeds)
     ]
+    conditions = []
+    for least in args.similarity:
+        where = f"AI_SIMILARITY(l.text, r.text) > {least} AND {question}"
+        found = ours(con, data, where, cross_calls, {**settings, "ai_mode": "exact"})
+        conditions.append({"name": f"similarity > {least}", **found})
     result = dict(runs[0])
     if len(runs) > 1:
         result["runs"] = runs
@@ -224,8 +243,8 @@ def main() -> None:
     result["calls_per_left"] = result["calls"] / max(len(set(data.sides[0].values())), 1)
     whole = cross(con, data, question, cross_calls, args.slice, gold=gold)
     filtered = [top_k(con, data, question)] if len(data.sides[1]) > TOP_K else []  # of fewer it would be the cross join
-    result["baselines"] = [whole, *filtered]
-    for one in (*runs, *filtered, result):
+    result["baselines"] = [whole, *filtered, *conditions]
+    for one in (*runs, *filtered, *conditions, result):
         one["times_faster"] = whole["seconds"] / one["seconds"]
     if args.json:
         print(json.dumps(result))
