@@ -19,6 +19,8 @@ def semi_joins(links: Sequence[frozenset[int]]) -> list[tuple[int, tuple[int, ..
     groups that a condition looks at."""
     found: list[tuple[int, tuple[int, ...]]] = []
     for component in _components(links):
+        if len(component) < 2:
+            continue
         here = {link for link in links if link <= component}
         down = _outwards(here, min(component))
         found += [(inner, (outer,)) for inner, outer in reversed(down)]

@@ -44,7 +44,12 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def job(numbers: str, out: Path, sql: str = SQL, **more: Any) -> Job:
-    settings: dict[str, Any] = {"ai_oracle": "oracle", "ai_embedder": "embedder", "ai_mode": "cascade", "ai_cache": "off"}
+    settings: dict[str, Any] = {
+        "ai_oracle": "oracle",
+        "ai_embedder": "embedder",
+        "ai_mode": "cascade",
+        "ai_cache": "off",
+    }
     settings |= more.pop("settings", {})
     models = {"oracle": Model(), "embedder": Embedder()}
     request = Request(sql, (Input.parse(numbers),), more.pop("partitions", 5), settings, models=models)
