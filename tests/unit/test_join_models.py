@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -184,11 +184,12 @@ def test_equals_of_equals_are_equal_where_that_is_asked_for(con: Connection, *, 
         cursor = con.cursor()
         cursor.execute(sql)
         rows = cursor.fetchall()
+        report: Any = cursor.report
         asked.append(len(oracle.asked))
-        assert scorer(cursor.report) == "block"
+        assert scorer(report) == "block"
         assert len(set(rows) & true) >= 0.95 * max(len(true), len(rows))
         assert not [said for _, said in cursor.messages if "contradict" in str(said)]
-    assert "assuming equivalence" in str(cursor.report)
+    assert "equivalence" in report.label
     assert asked[1] < 0.8 * asked[0]
 
 
@@ -208,7 +209,8 @@ def test_answers_that_are_no_equivalence_are_reported(con: Connection, *, selfjo
     cursor.execute(f"SELECT a.i, b.i FROM t a JOIN {other} b ON {question}")
     cursor.fetchall()
     assert [said for _, said in cursor.messages if "answers contradict" in str(said)]
-    assert "equivalence" in str(cursor.report)
+    report: Any = cursor.report
+    assert "equivalence" in report.label
     assert len(oracle.asked) == len(set(oracle.asked))
 
 
