@@ -5,13 +5,18 @@ Usage::
 
     python benchmarks/joins.py --left F --right F --matches F --left-columns a,b --right-columns a,b
         --prompt 'Are {0} and {1} the same product?' [--oracle gold|model|URI] [--recall .95 --precision .95]
-        [--seeds N] [--slice 100] [--budget '300 calls'] [--json]
+        [--seeds N] [--first N] [--slice 100] [--budget '300 calls' ..]
+        [--similarity .7 ..] [--json]
 
 F are Parquet or CSV files. Both sides have a column `id` (or --left-id, --right-id); the first two columns of the
 matches are the ids of a left and of a right row. A side's columns are joined by a space into its placeholder. With
 `--oracle gold` the answers come from the matches, so that only the strategy is measured: a pair is a match where its
 texts are those of one, and a label fits a text where the two are. Recall and precision are against the matches; with a
-model those against its own answers are measured on a slice (100 x 100 rows), on which the cross join is run.
+model the cross join is run on a slice (100 x 100 rows), and its quality is that of the model's answers there. With
+`--first 100` all is run on the first rows of both sides, so that ours and the cross join are compared on the same pairs
+in one run; `times_faster` is how often ours would fit into the cross join's time. `--similarity .7` adds the join that
+a user writes whose oracle is too weak to prove anything by: a condition on similarity before the question. `calls`
+counts every prompt to the oracle's model, those for labels, attributes and lists too; `embedded` counts texts.
 """
 
 from __future__ import annotations
@@ -38,6 +43,9 @@ SURE = -20.0
 TOP_K = 20
 SLICE = 100
 YES_NO = ("yes", "no")
+EMBED = "AI_EMBED"
+NOT_ORACLE = (" head", " proxy")
+"""How operators are called that ask another model than the oracle's."""
 
 
 class Gold:
@@ -78,10 +86,11 @@ class Data:
             ("r", args.right, args.right_id, args.right_columns),
         ):
             text = f"concat_ws(' ', {', '.join(columns.split(','))})"
-            cursor.execute(f"CREATE TABLE {name} AS SELECT {key} AS id, {text} AS text FROM '{file.as_posix()}'")
+            some = "" if args.first is None else f" LIMIT {args.first}"
+            cursor.execute(f"CREATE TABLE {name} AS SELECT {key} AS id, {text} AS text FROM '{file.as_posix()}'{some}")
             self.sides.append(dict(cursor.execute(f"SELECT id, text FROM {name}").fetchall()))
         ids = cursor.execute(f"SELECT * FROM '{args.matches.as_posix()}'").fetchall()
-        self.matches = {(row[0], row[1]) for row in ids}
+        self.matches = {(row[0], row[1]) for row in ids if row[0] in self.sides[0] and row[1] in self.sides[1]}
 
     @property
     def texts(self) -> set[tuple[str, str]]:
@@ -98,19 +107,25 @@ class Data:
 
 
 def calls_of(report: Any) -> int:
-    """What the oracle was asked, labels included."""
-    return int(report.calls + sum(op.scored for op in report.operators if op.function.endswith("labels")))
+    """What the oracle's model was asked: pairs, and all else that a strategy asks it."""
+    asked = sum(op.calls for op in report.operators if op.function != EMBED)
+    return int(asked + sum(op.scored for op in report.operators if not op.function.endswith(NOT_ORACLE)))
+
+
+def embedded_by(report: Any) -> int:
+    """Texts that the embedder was given."""
+    return int(
+        sum(op.scored for op in report.operators if op.function.endswith(NOT_ORACLE))
+        + sum(op.calls for op in report.operators if op.function == EMBED)
+    )
 
 
 def top_k(con: Connection, data: Data, question: str) -> dict[str, Any]:
     """The nearest k right rows of each left row by embeddings, filtered by the oracle."""
     left, right = (list(side.items()) for side in data.sides)
     started = time.perf_counter()
-    if len(right) > TOP_K:
-        vectors = [embedded(con, [text for _, text in side]) for side in (left, right)]
-        near = np.argsort(-(vectors[0] @ vectors[1].T), axis=1, kind="stable")[:, :TOP_K]
-    else:
-        near = np.tile(np.arange(len(right)), (len(left), 1))
+    vectors = [embedded(con, [text for _, text in side]) for side in (left, right)]
+    near = np.argsort(-(vectors[0] @ vectors[1].T), axis=1, kind="stable")[:, :TOP_K]
     pairs = [(left[at][0], right[to][0]) for at, row in enumerate(near.tolist()) for to in row]
     cursor = con.cursor()
     cursor.execute(
@@ -133,16 +148,40 @@ def cross(con: Connection, data: Data, question: str, cross_calls: int, size: in
         )
     sql = f"SELECT l.id, r.id FROM ls AS l, rs AS r WHERE {question}"
     rows, report, seconds = timed(con, sql, {"ai_mode": "exact"})
-    a_call = seconds / max(calls_of(report), 1)
+    calls = calls_of(report)
+    a_call = seconds / max(calls, 1)
     inside = {(a, b) for a, b in data.matches if a in set(ids[0]) and b in set(ids[1])}
     return {
         "name": "cross",
         "calls": cross_calls,
         "seconds": a_call * cross_calls,
-        "predicted": True,
-        "slice": {"rows": [len(ids[0]), len(ids[1])], "calls": calls_of(report), "seconds": seconds},
+        "predicted": calls < cross_calls,
+        "slice": {"rows": [len(ids[0]), len(ids[1])], "matches": len(inside), "calls": calls, "seconds": seconds},
         **({"recall": 1.0, "precision": 1.0, "f1": 1.0} if gold else data.quality(set(rows), inside)),
     }
+
+
+def ours(con: Connection, data: Data, question: str, cross_calls: int, settings: dict[str, str]) -> dict[str, Any]:
+    """The engine's own way."""
+    rows, report, seconds = timed(con, f"SELECT l.id, r.id FROM l JOIN r ON {question}", settings)
+    cascades = [one for op in report.operators for one in op.cascades]
+    strategy = cascades[0].scorer or "cross" if cascades else "cross"
+    return {
+        "strategy": strategy.split(" ")[0],
+        "calls": calls_of(report),
+        "embedded": embedded_by(report),
+        "cross_calls": cross_calls,
+        "rows": len(rows),
+        **data.quality(set(rows)),
+        "certified": report.label.startswith("certified") or report.label == "exact",
+        "label": report.label,
+        "seconds": seconds,
+        "budget": settings.get("ai_budget"),
+    }
+
+
+def _budget(text: str | None) -> dict[str, str]:
+    return {} if text is None else {"ai_budget": text}
 
 
 def main() -> None:
@@ -159,16 +198,22 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=float, default=0.95)
     parser.add_argument("--delta", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=1, help="runs with different samples; the worst recall is told")
+    parser.add_argument("--first", type=int, help="rows of each side that are taken at all")
     parser.add_argument("--slice", type=int, default=SLICE, help="rows of each side on which the cross join is run")
-    parser.add_argument("--budget", help="such as '300 calls'")
+    parser.add_argument("--budget", nargs="+", default=[None], help="such as '300 calls'; ours is run with each")
+    parser.add_argument(
+        "--similarity",
+        type=float,
+        nargs="+",
+        default=[],
+        help="once more behind AI_SIMILARITY(..) > each of these",
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     con = sqluice.connect(ai_cache="off")
     data = Data(con, args)
     gold = args.oracle == "gold"
     settings = {"ai_mode": "cascade"} | {f"ai_{n}": str(getattr(args, n)) for n in ("recall", "precision", "delta")}
-    if args.budget:
-        settings["ai_budget"] = args.budget
     if gold:
         con.register_model("gold", Gold(data.texts))
         con.cursor().execute("SET ai_oracle = 'gold'")
@@ -178,31 +223,29 @@ def main() -> None:
     question = f"AI_FILTER(PROMPT('{prompt}', l.text, r.text))"
     timed(con, f"SELECT 1, {question} FROM (SELECT 'a' AS text) AS l, (SELECT 'b' AS text) AS r", {"ai_mode": "exact"})
     cross_calls = len(set(data.sides[0].values())) * len(set(data.sides[1].values()))
-    runs = []
-    for seed in range(args.seeds):
-        sql = f"SELECT l.id, r.id FROM l JOIN r ON {question}"
-        rows, report, seconds = timed(con, sql, {**settings, "ai_seed": str(seed)})
-        cascades = [one for op in report.operators for one in op.cascades]
-        strategy = cascades[0].scorer or "cross" if cascades else "cross"
-        runs.append(
-            {
-                "strategy": strategy.split(" ")[0],
-                "calls": calls_of(report),
-                "cross_calls": cross_calls,
-                **data.quality(set(rows)),
-                "certified": report.label.startswith("certified") or report.label == "exact",
-                "label": report.label,
-                "seconds": seconds,
-            }
-        )
+    runs = [
+        ours(con, data, question, cross_calls, {**settings, "ai_seed": str(seed)} | _budget(budget))
+        for budget in args.budget
+        for seed in range(args.seeds)
+    ]
+    conditions = []
+    for least in args.similarity:
+        where = f"AI_SIMILARITY(l.text, r.text) > {least} AND {question}"
+        found = ours(con, data, where, cross_calls, {**settings, "ai_mode": "exact"})
+        conditions.append({"name": f"similarity > {least}", **found})
     result = dict(runs[0])
-    if args.seeds > 1:
+    if len(runs) > 1:
+        result["runs"] = runs
         result["calls_mean"] = float(np.mean([one["calls"] for one in runs]))
         result["recall_min"] = min(one["recall"] for one in runs)
         result["recall_mean"] = float(np.mean([one["recall"] for one in runs]))
     result["calls_share"] = result["calls"] / cross_calls
     result["calls_per_left"] = result["calls"] / max(len(set(data.sides[0].values())), 1)
-    result["baselines"] = [cross(con, data, question, cross_calls, args.slice, gold=gold), top_k(con, data, question)]
+    whole = cross(con, data, question, cross_calls, args.slice, gold=gold)
+    filtered = [top_k(con, data, question)] if len(data.sides[1]) > TOP_K else []  # of fewer it would be the cross join
+    result["baselines"] = [whole, *filtered, *conditions]
+    for one in (*runs, *filtered, *conditions, result):
+        one["times_faster"] = whole["seconds"] / one["seconds"]
     if args.json:
         print(json.dumps(result))
         return
@@ -210,7 +253,7 @@ def main() -> None:
         name = one.get("name", f"ours: {one.get('strategy')}")
         print(
             f"{name:<20} {one['calls']:>10,} calls  {one['seconds']:9.1f} s  recall {one['recall']:.3f}  precision "
-            f"{one['precision']:.3f}  F1 {one['f1']:.3f}  {one.get('label', '')}"
+            f"{one['precision']:.3f}  F1 {one['f1']:.3f}  x{one.get('times_faster', 1):,.1f}  {one.get('label', '')}"
         )
 
 

@@ -37,7 +37,10 @@ def describe(
             number = spec_of(predicate)
             detection = detected(predicate, sides.names, run.specs[number].template)
             rows = sorted((rows_of(sides.groups[at].source) for at in both), reverse=True)
-            facts = choose.Facts(rows[0], rows[1], rows[0] * rows[1], detection=detection, writes=_writes(run, number))
+            n_pairs = rows[0] * rows[1]
+            if sides.keyed and len(names) == 2:
+                n_pairs = min(n_pairs, rows_of(stage.source))
+            facts = choose.Facts(rows[0], rows[1], n_pairs, detection=detection, writes=_writes(run, number))
             found.append(_question(facts, run, number, cascades.get(number)))
     return found
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sqluice.engine.operators.scoring import Source, chances_of
+from sqluice.engine.operators.beside import Beside
 from sqluice.errors import ModelError
 from sqluice.optimizer.joins.classify import chunks
 from sqluice.optimizer.joins.detect import labels_of
@@ -20,6 +20,7 @@ from sqluice.udfs.options import Options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqluice.engine.operators.ask import Asker
     from sqluice.engine.run import Run
     from sqluice.udfs.spec import Spec
 
@@ -27,10 +28,10 @@ MOST_TOKENS = 16
 _WORDS = re.compile(r"\w+")
 
 
-class Attributes(Source):
+class Attributes(Beside):
     """An attribute of texts: one of its values where they are known, else whatever the model calls it."""
 
-    def __init__(self, run: Run, spec: Spec, attribute: str) -> None:
+    def __init__(self, run: Run, spec: Spec, asker: Asker, attribute: str) -> None:
         self._values = labels_of(attribute)
         named = f"In one or two words, what is the {attribute} of this text? Answer with nothing else.\n{{0}}"
         template = instruction([(value, "") for value in self._values], Options()) + "{0}" if self._values else named
@@ -41,34 +42,27 @@ class Attributes(Source):
             kind="classify" if self._values else "complete",
             template=template,
         )
-        super().__init__(run, asked, f"{spec.function} {attribute}")
+        super().__init__(run, asked, f"{spec.function} {attribute}", asker)
         self._numbers: dict[str, int] = {}
 
     def of(self, texts: Sequence[str]) -> np.ndarray:
         """Probabilities of the known values, float64 [k, values], or the number of the value named, float64 [k, 1]; NaN
         where there is no answer."""
-        model, _ = self._started()
         prompts = [Prompt(self._spec.template, (text,), "", self._spec.kind) for text in texts]
-        pool, watch = self._run.runner.pool, self._watch(model)
         if self._values:
-            asked = pool.score(model, prompts, self._values, watch)
-            self._charge(asked, model, prompts)
-            return chances_of(asked.values)
-        asked = pool.generate(model, prompts, max_tokens=MOST_TOKENS, schema=None, control=watch)
-        self._charge(asked, model, prompts)
-        said: Any = asked.values
+            return self._chances(prompts, self._values)
         found = np.full((len(prompts), 1), np.nan)
-        for at, completion in enumerate(said):
+        for at, completion in enumerate(self._texts(prompts, MOST_TOKENS)):
             value = "" if completion is None else " ".join(_WORDS.findall(completion.text.casefold()))
             if value:
                 found[at, 0] = self._numbers.setdefault(value, len(self._numbers))
         return found
 
 
-class LabelScores(Source):
+class LabelScores(Beside):
     """Scores of `labels`, in chunks. Labels that differ in case alone are asked about once."""
 
-    def __init__(self, run: Run, spec: Spec, places: tuple[int, ...], labels: Sequence[str]) -> None:
+    def __init__(self, run: Run, spec: Spec, asker: Asker, places: tuple[int, ...], labels: Sequence[str]) -> None:
         distinct: dict[str, int] = {}
         names: list[str] = []
         self._column = np.zeros(len(labels), np.int64)
@@ -87,12 +81,11 @@ class LabelScores(Source):
             kind="classify",
             template=instruction([(name, "") for name in names], Options(multi=True)) + body,
         )
-        super().__init__(run, asked, f"{spec.function} labels")
+        super().__init__(run, asked, f"{spec.function} labels", asker)
 
     def of(self, texts: list[list[str]], rows: np.ndarray) -> np.ndarray:
         """Probabilities of all labels, float64 [k, labels], NaN in rows without an answer. `ModelError` where the model
         does not score these labels."""
-        model, _ = self._started()
         prompts = [
             Prompt(self._spec.template, tuple(column[row] for column in texts), "", self._spec.kind)
             for row in rows.tolist()
@@ -100,9 +93,7 @@ class LabelScores(Source):
         parts = []
         for chunk in self._chunks:
             choices = chunk if len(chunk) > 1 else (*chunk, "something else")
-            asked = self._run.runner.pool.score(model, prompts, choices, self._watch(model))
-            self._charge(asked, model, prompts)
-            if len(asked.errors) == len(prompts):
-                raise ModelError(f"no label could be scored: {next(iter(asked.errors.values()))}")
-            parts.append(chances_of(asked.values))
+            parts.append(self._chances(prompts, choices))
+            if len(self._errors) == len(prompts):
+                raise ModelError(f"no label could be scored: {next(iter(self._errors.values()))}")
         return np.concatenate(parts, axis=1)[:, self._column]

@@ -66,6 +66,8 @@ class PairAsking:
         self._errors: dict[int, str] = {}
         self._equivalence: Equivalence | None = None
         self._shift = 0
+        self.contradictions = 0
+        """Answers that cannot be those of an equivalence, where the query says that it is one."""
 
     def infer(self, *, same: bool) -> None:
         """From now on answers may follow from others, since the question is an equivalence; `same` where input k is the
@@ -103,7 +105,17 @@ class PairAsking:
         label = int(self.pairs.labels[row])
         if label != NULL:
             left, right = int(self.pairs.left[row]), int(self.pairs.right[row]) + self._shift
-            self._equivalence.learn(left, right, equal=label == YES)
+            self.contradictions += self._equivalence.learn(left, right, equal=label == YES)
+
+    def audit(self, most: int, generator: np.random.Generator) -> None:
+        """Ask about some pairs whose answers follow from others, at most `most`: what the oracle says of them holds."""
+        labels = self.pairs.labels
+        inferred = np.flatnonzero((self._places < 0) & (labels > NULL))
+        parts = [inferred[labels[inferred] == YES], inferred[labels[inferred] != YES]]
+        rows = np.sort(np.concatenate([generator.permutation(part)[: most // 2] for part in parts]))
+        told = labels[rows].copy()
+        done = self._ask(rows, "sample", whole=False)
+        self.contradictions += int(((labels[rows] != told) & (labels[rows] > NULL))[:done].sum())
 
     def _ask(self, rows: np.ndarray, reason: str, *, whole: bool) -> int:
         done = 0

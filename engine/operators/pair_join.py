@@ -7,6 +7,7 @@ gets them, and puts every pair that was asked about into the trace.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
@@ -95,6 +96,11 @@ class PairJoin:
         return nearest(self._descriptions(), self._run.runner.stop)
 
     @property
+    def _is_equivalence(self) -> bool:
+        """Whether the query says that the question is one, where answers may be inferred."""
+        return self._cascade is not None and ("equivalence", True) in self._spec.options
+
+    @property
     def _writes(self) -> bool:
         """Whether the oracle writes texts about questions of two placeholders."""
         two = len(self._left.places) == len(self._right.places) == 1
@@ -123,11 +129,10 @@ class PairJoin:
             raise _EnoughError
         if len(pairs) + pairs.unlisted < choose.LEAST_PAIRS or (exact and self._need is None):
             return self._cross(pairs, most_calls)
+        if self._is_equivalence:
+            self.asking.infer(same=self._same)
         if not pairs.unlisted:
             self._draw(pairs)
-        shortcut = not exact and ("equivalence", True) in self._spec.options
-        if shortcut:
-            self.asking.infer(same=self._same)
         if not exact and not self._detection.sure:
             self._detection = self._opinion(pairs) or self._detection
         facts = self._facts(pairs)
@@ -140,8 +145,6 @@ class PairJoin:
             if option.why_not or option.name == choose.CROSS or spent or (exact and option.name != "block"):
                 continue
             outcome = self._tried(option)
-            if outcome is not None and shortcut:
-                outcome = outcome.assuming_too(equivalence.ASSUMING)
             if outcome is not None and exact:
                 return self._cross(pairs, most_calls)
             if outcome is not None and (outcome.certified or outcome.reason == BUDGET):
@@ -165,10 +168,13 @@ class PairJoin:
 
     def _draw(self, pairs: Pairs) -> None:
         """The first pairs, at random. Where both sides hold the same texts, some of them both ways: a question that
-        does not tell its sides apart is then asked about each unordered pair once."""
+        does not tell its sides apart is then asked about each unordered pair once. An equivalence does not."""
         rows = np.sort(self._generator.permutation(len(pairs))[: choose.PILOT])
         self._ask(rows, "sample")
         if not self._same or self._cascade is None:
+            return
+        if self._is_equivalence:
+            self._folded = Folded.of(pairs)
             return
         back = turned(pairs, rows)
         back = np.unique(back[back >= 0])[: symmetry.FIRST_TESTED]
@@ -205,6 +211,9 @@ class PairJoin:
     def _unfolded(self, option: Option, folded: Folded, outcome: Outcome) -> Outcome | None:
         """The outcome for all pairs, once some matches were asked about the other way too."""
         whole = folded.whole
+        if self._is_equivalence:
+            self._folded = None
+            return outcome.spread(folded.place, _mirrored(folded))
         rows = folded.first[np.flatnonzero(folded.pairs.labels == YES)]
         tested = self._generator.permutation(rows[turned(whole, rows) >= 0])[: symmetry.TESTED]
         back = turned(whole, tested)
@@ -212,9 +221,7 @@ class PairJoin:
         self._ask(np.unique(back[whole.open[back]]), "sample")
         if not agree(whole, tested):
             return self._tried(option)
-        inferred = np.flatnonzero(whole.open & (folded.pairs.labels[folded.place] >= 0))
-        whole.labels[inferred] = folded.pairs.labels[folded.place[inferred]]
-        return outcome.spread(folded.place, whole).assuming_too(symmetry.ASSUMING)
+        return outcome.spread(folded.place, _mirrored(folded)).assuming_too(symmetry.ASSUMING)
 
     def _strategy(self, option: Option, pairs: Pairs) -> Strategy:
         assert self._cascade is not None or self._need is not None
@@ -238,7 +245,7 @@ class PairJoin:
 
     def _mapped(self, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
         """Features and similarities of the pairs, and of what the model writes for each left input with the right."""
-        writer = self._beside(Mapped, lambda: Mapped(self._run, self._spec, self._left.places[0]))
+        writer = self._source(Mapped, lambda: Mapped(self._run, self._spec, self.asking.asker, self._left.places[0]))
         lines = writer.of(self._left.lines)
         plain, vectors = self._descriptions(), None
         if plain.vectors is not None:
@@ -262,6 +269,7 @@ class PairJoin:
             return None
 
     def _answer(self, request: Request) -> np.ndarray | int:
+        asker = self.asking.asker
         if isinstance(request, AskPairs):
             rows = self._whole(request.rows)
             done = self._ask(rows, request.reason)
@@ -270,18 +278,17 @@ class PairJoin:
             return done
         if isinstance(request, NameAttribute):
             name = request.attribute
-            attributes = self._beside(Attributes, lambda: Attributes(self._run, self._spec, name))
+            attributes = self._source(Attributes, lambda: Attributes(self._run, self._spec, asker, name))
             lines = (self._right if request.side else self._left).lines
             return attributes.of([lines[at] for at in request.inputs.tolist()])
         if isinstance(request, JudgeTogether):
             place = self._left.places[0]
-            together = self._beside(Together, lambda: Together(self._run, self._spec, place))
+            together = self._source(Together, lambda: Together(self._run, self._spec, asker, place))
             texts = self.asking.texts(self._whole(request.rows))
             return together.of(texts[place], texts[1 - place])
         assert isinstance(request, ScoreLabels)
-        labels = self._beside(
-            LabelScores, lambda: LabelScores(self._run, self._spec, self._left.places, self._right.lines)
-        )
+        places, values = self._left.places, self._right.lines
+        labels = self._source(LabelScores, lambda: LabelScores(self._run, self._spec, asker, places, values))
         return labels.of(self._left.texts, request.lefts)
 
     def _source(self, kind: type[S], make: Callable[[], S]) -> S:
@@ -289,12 +296,6 @@ class PairJoin:
         if kind not in self._sources:
             self._sources[kind] = make()
         return cast("S", self._sources[kind])
-
-    def _beside(self, kind: type[S], make: Callable[[], S]) -> S:
-        """The oracle's model, asked something else than the question: that counts against its budgets."""
-        source = self._source(kind, make)
-        source.charged = self.asking.asker.charge
-        return source
 
     def _embedder(self) -> Embedder:
         return self._source(Embedder, lambda: Embedder(self._run, self._spec))
@@ -334,6 +335,8 @@ class PairJoin:
         """Count what was asked, put what was decided otherwise into the trace, and say what it came to."""
         assert self._cascade is not None
         asking, pairs = self.asking, self.asking.pairs
+        if self._is_equivalence:
+            outcome = self._audited(outcome)
         asking.count()
         asking.trace(name, outcome)
         contract, labels, n = told(self._cascade.contract), asking.labels, len(pairs) + int(pairs.unlisted)
@@ -362,6 +365,26 @@ class PairJoin:
         )
         self._run.cascaded(self._number, self._cascade, report)
         return outcome
+
+    def _audited(self, outcome: Outcome) -> Outcome:
+        """The outcome once some answers that follow from others were asked for; warns where they contradict those."""
+        asking, labels = self.asking, self.asking.pairs.labels
+        asking.audit(equivalence.AUDITED, self._generator)
+        if asking.contradictions:
+            self._run.warn(
+                f"{self._spec.function}: the question is said to be an equivalence, and {asking.contradictions:,} of "
+                f"{asking.labels:,} answers contradict that; without the option each pair is decided for itself"
+            )
+        accepted = np.where(labels > NULL, labels == YES, outcome.accepted)
+        return replace(outcome, accepted=accepted).assuming_too(equivalence.ASSUMING)
+
+
+def _mirrored(folded: Folded) -> Pairs:
+    """All pairs, with the answers to those that were asked about turned round."""
+    whole = folded.whole
+    inferred = np.flatnonzero(whole.open & (folded.pairs.labels[folded.place] >= 0))
+    whole.labels[inferred] = folded.pairs.labels[folded.place[inferred]]
+    return whole
 
 
 def _number(value: float) -> float | None:

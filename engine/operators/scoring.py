@@ -20,16 +20,17 @@ from sqluice.optimizer.cascade.forecast import forecast
 from sqluice.optimizer.cascade.head import Linear
 from sqluice.types import Prompt
 from sqluice.udfs.spec import Spec
+from sqluice.workers.pool import NOT_ASKED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from sqluice.engine.operators.inputs import Inputs
     from sqluice.engine.run import Run
     from sqluice.engine.trace import OpTrace
     from sqluice.optimizer.cascade.constraints import Constraint
     from sqluice.optimizer.cascade.head import Fitted
-    from sqluice.workers.protocol import Asked, Batch
+    from sqluice.workers.protocol import Asked
 
 MOST_KNOWN = 50_000
 """Embeddings that are held."""
@@ -222,8 +223,6 @@ class Source:
         self._function = function
         self._op: OpTrace | None = None
         self._rows = 0
-        self.charged: Callable[[Sequence[Batch], float], None] | None = None
-        """What else is told of micro-batches and what they cost."""
 
     @property
     def uri(self) -> str:
@@ -244,16 +243,16 @@ class Source:
         run = self._run
         return Watch(run.runner.stop, run.runner.progress, self._function, meter=run.efforts.meter(model))
 
-    def _charge(self, asked: Asked, model: Any, prompts: Sequence[Prompt]) -> None:
-        """Count what asking cost."""
+    def _charge(self, asked: Asked, model: Any, prompts: Sequence[Prompt]) -> float:
+        """Count what asking cost; it, in US dollars."""
         assert self._op is not None
-        self._rows += len(asked.tokens_in)
-        self._op.scored += len(asked.tokens_in)
+        n_rows = len(asked.tokens_in) - sum(said == NOT_ASKED for said in asked.errors.values())
+        self._rows += n_rows
+        self._op.scored += n_rows
         self._op.add_batches(asked.batches)
         usd = cost(model.info, asked.batches, 0.0 if asked.tokens_in.any() else guessed_tokens(prompts))
         self._op.cost_usd += usd
-        if self.charged is not None:
-            self.charged(asked.batches, usd)
+        return usd
 
     @property
     def usd(self) -> float:

@@ -4,7 +4,8 @@
     ->  groups   SELECT a.x AS g0, a.i AS g1 FROM a WHERE a.k > 1            SELECT b.y AS g2, b.i AS g3 FROM b
         linking  g1 < g3            filters  __ai(1, g0, g2)                 outputs  c0 = g0, c1 = g2
 
-Tables that an equality joins are one group: DuckDB pairs their rows.
+Tables that an equality joins are one group: DuckDB pairs their rows. Where a question compares them, the equality is
+one of the conditions between two groups instead, and a strategy finds the pairs among those that it leaves.
 """
 
 from __future__ import annotations
@@ -53,13 +54,14 @@ class Group:
 class Sides:
     """A stage's source in parts, which name the groups' columns: `linking` conditions without questions over several
     groups, `filters` with questions, and `outputs`, the stage's columns. `names` are those of the groups' columns in
-    the tables they come from."""
+    the tables they come from. `keyed`: an equality is among the linking conditions."""
 
     groups: tuple[Group, ...]
     linking: tuple[exp.Expr, ...]
     filters: tuple[exp.Expr, ...]
     outputs: dict[str, exp.Expr]
     names: dict[str, str]
+    keyed: bool
 
 
 def split(stage: Stage) -> Sides | None:
@@ -80,9 +82,11 @@ def split(stage: Stage) -> Sides | None:
         return None  # a subquery that looks at the items before it
     values = [one.this if isinstance(one, exp.Alias) else one for one in source.expressions]
     parts = [*conditions(source), *(part for join in joins for part in conjuncts(join.args.get("on")))]
+    parts = [part.unnest() for part in parts]
     if not _is_plain(values, parts, names):
         return None
-    groups = _grouped(names, parts)
+    apart = _compared(stage, dict(zip(stage.columns, values, strict=True)), names)
+    groups = _grouped(names, parts, apart)
     if len(groups) < 2:
         return None
     renamed: dict[tuple[str, str], str] = {}
@@ -100,7 +104,8 @@ def split(stage: Stage) -> Sides | None:
     linking = tuple(rename(part) for part in parts if len(_owners(part, groups)) > 1)
     filters = tuple(_over(predicate, outputs) for predicate in stage.filters)
     made = tuple(_group(source, items, names, group, parts, groups, renamed) for group in groups)
-    return Sides(made, linking, filters, outputs, {name: key[1] for key, name in renamed.items()})
+    keyed = any(isinstance(part, exp.EQ) for part in linking)
+    return Sides(made, linking, filters, outputs, {name: key[1] for key, name in renamed.items()}, keyed)
 
 
 def pair_of(site: exp.Expr, groups: Iterable[frozenset[str]]) -> tuple[int, int] | None:
@@ -162,14 +167,33 @@ def _tables(part: exp.Expr, names: Iterable[str]) -> set[str]:
     return {col.table for col in part.find_all(exp.Column)} & set(names)
 
 
-def _grouped(names: list[str], parts: list[exp.Expr]) -> list[list[str]]:
-    """FROM items in groups: an equality, or a condition with a nested query, makes one of those it looks at."""
-    group = {name: [name] for name in names}
-    for part in parts:
-        joined = sorted(_tables(part, names), key=names.index)
-        if len(joined) < 2 or not (isinstance(part, exp.EQ) or nested_queries(exp.Paren(this=part.copy()))):
+def _compared(stage: Stage, values: dict[str, exp.Expr], names: list[str]) -> list[tuple[set[str], set[str]]]:
+    """Of each plain question about two sets of FROM items both of them."""
+    found = []
+    for predicate in stage.filters:
+        if not is_site(predicate) or len(own_sites(predicate)) > 1:
             continue
+        sides: list[set[str]] = []
+        for arg in args_of(predicate):
+            tables = {table for name in columns_of(arg) for table in _tables(values[name], names)}
+            if tables and tables not in sides:
+                sides.append(tables)
+        if len(sides) == 2 and not sides[0] & sides[1]:
+            found.append((sides[0], sides[1]))
+    return found
+
+
+def _grouped(names: list[str], parts: list[exp.Expr], apart: list[tuple[set[str], set[str]]]) -> list[list[str]]:
+    """FROM items in groups: an equality, or a condition with a nested query, makes one of those it looks at. No
+    equality brings together what is to stay `apart`."""
+    group = {name: [name] for name in names}
+    nested = [part for part in parts if nested_queries(exp.Paren(this=part.copy()))]
+    equal = [part for part in parts if part not in nested and isinstance(part, exp.EQ)]
+    for part in [*nested, *equal]:
+        joined = sorted(_tables(part, names), key=names.index)
         whole = sorted({one for name in joined for one in group[name]}, key=names.index)
+        if len(joined) < 2 or (part in equal and any(a & set(whole) and b & set(whole) for a, b in apart)):
+            continue
         for one in whole:
             group[one] = whole
     return [found for at, found in enumerate(group.values()) if names[at] == found[0]]

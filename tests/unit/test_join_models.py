@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import zlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from sqluice.optimizer.joins.equivalence import Equivalence
+from sqluice.types import Completion
 from support.pairs import TOPICS, NoLabels, Pairwise, Writing, joining, run, scorer, table
 
 if TYPE_CHECKING:
@@ -86,13 +88,82 @@ def test_several_pairs_in_one_prompt(con: Connection) -> None:
     assert len(set(rows) & likes) >= 0.95 * max(len(likes), len(rows))
 
 
+def chosen(a: str, b: str) -> bool:
+    """Two pairs in five, without a pattern."""
+    return zlib.crc32(f"{a}|{b}".encode()) % 5 < 2
+
+
+class Cut(Writing):
+    """A model that lists what matches; an answer about more than five lines is cut."""
+
+    def __init__(self) -> None:
+        super().__init__(chosen, lambda _: "")
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
+    ) -> list[Completion]:
+        """One completion a prompt."""
+        self.written += len(prompts)
+        return [self._listed(prompt) for prompt in prompts]
+
+    def _listed(self, prompt: Prompt) -> Completion:
+        lines = [line.split(". ", 1) for line in prompt.args[-1].splitlines()] if len(prompt.args) > 1 else []
+        named = [number for number, text in lines if chosen(prompt.args[0], text)]
+        return Completion(", ".join(named) or "none", "length" if len(lines) > 5 else "stop")
+
+
+def noise(con: Connection) -> None:
+    """Texts that tell nothing of what matches."""
+    table(con, "l", [f"x {at}" for at in range(70)])
+    table(con, "r", [f"y {at}" for at in range(60)])
+
+
+LIKES = "SELECT l.s, r.s FROM l JOIN r ON AI_FILTER(PROMPT('Does {0} like {1}?', l.s, r.s))"
+
+
+@pytest.mark.parametrize("said", ["", "all of them, I would say", "\N{SNOWMAN} 99"])
+def test_a_model_that_writes_no_lists_is_given_up(con: Connection, said: str) -> None:
+    oracle = Writing(chosen, lambda _: said)
+    con.register_model("oracle", oracle)
+    noise(con)
+    run(con, LIKES)
+    assert oracle.written <= 1 + 4  # the opinion about the question, and a few lists
+
+
+def test_lists_are_as_long_as_the_model_can_write(con: Connection) -> None:
+    oracle = Cut()
+    con.register_model("oracle", oracle)
+    noise(con)
+    rows, report = run(con, LIKES)
+    assert scorer(report) == "several"
+    assert oracle.written <= 70 * 60 / 5 + 150
+    assert len(oracle.asked) < 70 * 60 / 3
+    true = {(f"x {a}", f"y {b}") for a in range(70) for b in range(60) if chosen(f"x {a}", f"y {b}")}
+    assert len(set(rows) & true) >= 0.95 * max(len(true), len(rows))
+
+
+def test_a_budget_ends_lists_too(con: Connection) -> None:
+    """Answers about more than five texts are cut, so that lists take four times what they were expected to."""
+    noise(con)
+    for budget in (1000, 1300):
+        oracle = Cut()
+        con.register_model("oracle", oracle)
+        run(con, f"SET ai_budget = '{budget} calls'")
+        _, report = run(con, LIKES)
+        assert oracle.written > 400
+        assert oracle.written + len(oracle.asked) <= budget
+        assert report.label == "uncertified(budget)"
+
+
 def test_answers_that_contradict_an_equivalence() -> None:
     generator = np.random.default_rng(11)
     for _ in range(200):
         known = Equivalence(12)
         for a, b in generator.integers(0, 12, (60, 2)).tolist():
-            known.learn(a, b, equal=bool(generator.random() < 0.3))
-            assert known.follows(a, b) in (True, False, None)
+            before = known.follows(a, b)
+            equal = bool(generator.random() < 0.3)
+            assert known.learn(a, b, equal=equal) == (before is not None and before != equal)
+            assert known.follows(a, b) == (True if before else equal)
 
 
 @pytest.mark.parametrize("selfjoin", [True, False])
@@ -110,12 +181,37 @@ def test_equals_of_equals_are_equal_where_that_is_asked_for(con: Connection, *, 
         oracle.asked.clear()
         question = f"AI_FILTER(PROMPT('{{0}} is {{1}}', a.s, b.s){option})"
         sql = f"SELECT a.i, b.i FROM t a JOIN {'t' if selfjoin else 'u'} b ON {question}"
-        rows, report = run(con, sql)
+        cursor = con.cursor()
+        cursor.execute(sql)
+        rows = cursor.fetchall()
+        report: Any = cursor.report
         asked.append(len(oracle.asked))
         assert scorer(report) == "block"
         assert len(set(rows) & true) >= 0.95 * max(len(true), len(rows))
+        assert not [said for _, said in cursor.messages if "contradict" in str(said)]
     assert "equivalence" in report.label
     assert asked[1] < 0.8 * asked[0]
+
+
+@pytest.mark.parametrize("selfjoin", [True, False])
+def test_answers_that_are_no_equivalence_are_reported(con: Connection, *, selfjoin: bool) -> None:
+    """Each name equals the two after it and before it in its cluster, and no other; in a self join only those after."""
+    near = range(0 if selfjoin else -2, 3)
+    oracle = NoLabels(lambda a, b: a.split()[0] == b.split()[0] and int(b.split()[1]) - int(a.split()[1]) in near)
+    con.register_model("oracle", oracle)
+    generator = np.random.default_rng(8)
+    words = ["".join(generator.choice(list("abcdefghij"), 8)) for _ in range(30)]
+    table(con, "t", [f"{word} {at}" for word in words for at in range(6)])
+    table(con, "u", [f"{word} {at} " for word in words for at in range(6)])
+    cursor = con.cursor()
+    other = "t" if selfjoin else "u"
+    question = "AI_FILTER(PROMPT('{0} is {1}', a.s, b.s), {'equivalence': true})"
+    cursor.execute(f"SELECT a.i, b.i FROM t a JOIN {other} b ON {question}")
+    cursor.fetchall()
+    assert [said for _, said in cursor.messages if "answers contradict" in str(said)]
+    report: Any = cursor.report
+    assert "equivalence" in report.label
+    assert len(oracle.asked) == len(set(oracle.asked))
 
 
 def test_a_model_that_knows_no_labels_is_ranked(con: Connection) -> None:

@@ -46,6 +46,53 @@ def test_conditions_come_first(con: Connection) -> None:
     assert set(rows) <= {pair for pair in true if pair[1] > 5}
 
 
+def test_a_key_leaves_pairs_to_a_strategy(con: Connection) -> None:
+    """Of 6,000 pairs that a key leaves few are asked about; of 100 all, and none that it does not leave."""
+    oracle, true = shops(con)
+    texts = [dict(run(con, f"SELECT s, i FROM {name}")[0]) for name in "lr"]
+    for keys, strategy in ((3, "block"), (300, None)):
+        oracle.asked.clear()
+        keyed = f"l.i % {keys} = r.i % {keys}"
+        rows, report = run(con, f"SELECT l.i, r.i FROM l JOIN r ON {keyed} AND {SAME}")
+        assert scorer(report) == strategy
+        assert all(texts[0][a] % keys == texts[1][b] % keys for a, b in oracle.asked)
+        assert len(oracle.asked) == len(set(oracle.asked)) <= (6000 / 2 if strategy else 150)
+        assert set(rows) <= true
+        assert len(rows) >= 0.95 * len(true)
+    run(con, "SET ai_mode = 'exact'")
+    oracle.asked.clear()
+    assert set(run(con, f"SELECT l.i, r.i FROM l JOIN r ON l.i % 3 = r.i % 3 AND {SAME}")[0]) == true
+    assert len(oracle.asked) == 6000
+
+
+def test_rows_without_a_partner_are_not_asked_about(con: Connection) -> None:
+    """Neither by questions about one side, nor about pairs whose rows meet no common row of a third side."""
+    oracle = Pairwise(lambda a, b: a.split()[-1] == b.split()[-1])
+    con.register_model("oracle", oracle)
+    for name in "abc":
+        table(con, name, [f"{name} {at}" for at in range(12)])
+    one = "AI_FILTER(PROMPT('Good: {0}', b.s))"
+    both = "AI_FILTER(PROMPT('{0} {1}', a.s, b.s))"
+    for mode in ("exact", "cascade"):
+        run(con, f"SET ai_mode = '{mode}'")
+        oracle.asked.clear()
+        rows, _ = run(con, f"SELECT a.i, b.i FROM a, b WHERE a.i < b.i - 8 AND {one} AND {both}")
+        assert rows == []
+        assert sorted(oracle.asked) == sorted(
+            [(f"b {at}",) for at in (9, 10, 11)]
+            + [(f"a {at}", f"b {to}") for at in range(3) for to in range(9, 12) if at < to - 8]
+        )
+        oracle.asked.clear()
+        tables = "FROM a, b, c WHERE a.i < c.i - 7 AND c.i < b.i"
+        rows, _ = run(con, f"SELECT a.i, b.i, c.i {tables} AND {both}")
+        assert rows == []
+        assert sorted(oracle.asked) == run(con, f"SELECT DISTINCT a.s, b.s {tables} ORDER BY ALL")[0]
+        assert len(oracle.asked) == 6
+        oracle.asked.clear()
+        run(con, f"SELECT a.i FROM a, b, c WHERE a.i > c.i + 20 AND {one}")
+        assert oracle.asked == []
+
+
 @pytest.mark.parametrize("kind", ["LEFT", "RIGHT", "FULL", "SEMI", "ANTI"])
 def test_other_joins_are_made_of_the_same_pairs(con: Connection, kind: str) -> None:
     oracle, true = shops(con)
@@ -251,6 +298,8 @@ def test_explain_lists_the_strategies(con: Connection) -> None:
     run(con, "SET ai_mode = 'exact'")
     ((text,),), _ = run(con, f"EXPLAIN SELECT l.i, r.i FROM l JOIN r ON {SAME}")
     assert "not possible: ai_mode = 'exact'" in text
+    ((text,),), _ = run(con, f"EXPLAIN SELECT l.i, r.i FROM l JOIN r ON l.i = r.i AND {SAME}")
+    assert "18,000 calls" not in text
 
 
 def test_pairs_that_cannot_be_listed(con: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
