@@ -15,16 +15,18 @@ import numpy as np
 
 from sqluice.errors import ModelError, NotSupportedError
 from sqluice.types import Completion, ModelInfo, Prompt
-from sqluice.workers import calibration, forms, torch_load
+from sqluice.workers import calibration, forms, thinking, torch_load, torch_writing
 from sqluice.workers.prompting import instruction, statements
+from sqluice.workers.protocol import Wave
 from sqluice.workers.torch_lm import CausalLM
 from sqluice.workers.torch_load import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from sqluice.workers.protocol import Model
+    from sqluice.workers.thinking import Thinking
 
     Key = tuple[str, str, str, int, tuple[str, ...]]
 
@@ -59,8 +61,11 @@ class Prepared:
 class TextModel:
     """A causal language model as SQLuice's `Model` (score and generate) and `LocalModel`."""
 
-    def __init__(self, lm: CausalLM, tokens: Tokens, info: ModelInfo, token_budget: int) -> None:
+    def __init__(
+        self, lm: CausalLM, tokens: Tokens, info: ModelInfo, token_budget: int, thinking: Thinking | None = None
+    ) -> None:
         self.info = info
+        self._thinking = thinking
         self.token_budget = token_budget
         self._lm: CausalLM | None = lm
         self._tokens = tokens
@@ -114,22 +119,35 @@ class TextModel:
         self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
     ) -> list[Completion]:
         """One completion a prompt at temperature 0; `finish_reason` is `length` where it was cut."""
+        found: dict[int, Completion] = {}
+        for wave in self.generate_in_slots(prompts, max_tokens=max_tokens, schema=schema):
+            for error in wave.errors.values():
+                raise error
+            found |= wave.completions
+        return [found[row] for row in range(len(prompts))]
+
+    def generate_in_slots(
+        self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
+    ) -> Iterator[Wave]:
+        """As `generate`, answers as they come; see `torch_writing`."""
         if schema is not None:
             raise NotSupportedError(f"{self.info.name} writes plain text only, not JSON by a schema")
-        rows = [self._tokens.chat(forms.messages(prompt)) for prompt in prompts]
-        written = self._open().write(rows, max_tokens)
-        return [self._completion(row, tokens) for row, tokens in zip(rows, written, strict=True)]
+        chats, unreadable = {}, {}
+        for row, prompt in enumerate(prompts):
+            try:
+                chats[row] = self._tokens.chat(forms.messages(prompt))
+            except Exception as error:  # noqa: BLE001 - tokenizers raise what they like; it costs this row
+                unreadable[row] = error
+        if unreadable:
+            yield Wave(errors=unreadable)
+        room = torch_writing.Room(self.info.context_tokens, self.token_budget, max_tokens)
+        yield from torch_writing.waves(self._open(), chats, self._tokens.text, room, self._thinking)
 
     def close(self) -> None:
         """Free the weights and everything kept."""
         self._lm = None
         self._prepared.clear()
         self._tokens.clear()
-
-    def _completion(self, row: list[int], tokens: list[int]) -> Completion:
-        stopped = bool(tokens) and tokens[-1] in self._open().stops
-        text = self._tokens.text(tokens[:-1] if stopped else tokens).strip()
-        return Completion(text, "stop" if stopped else "length", len(row), len(tokens))
 
     def _open(self) -> CausalLM:
         if self._lm is None:
@@ -250,6 +268,7 @@ class Tokens:
         self._limit = limit
         self._kept: OrderedDict[str, list[int]] = OrderedDict()
         self._size = 0
+        self._chats: OrderedDict[tuple[str, ...], tuple[list[int], list[int]]] = OrderedDict()
         self.start = _start(tokenizer)
         self.frame = _frame(tokenizer)
 
@@ -282,13 +301,23 @@ class Tokens:
         """The text of written tokens."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Tokens of a whole chat up to the answer; the user's message as plain text."""
+    def chat(self, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+        """Tokens of a whole chat up to the answer: those in front of the user's text, which every row of a template
+        shares, and the rest, at least one; the user's text as plain text."""
+        shared = tuple(one["content"] for one in messages[:-1])
+        if shared not in self._chats:
+            self._chats[shared] = self._framed(messages[:-1])
+            while len(self._chats) > KEPT_FORMS:
+                self._chats.popitem(last=False)
+        before, after = self._chats[shared]
+        rest = [*self.of(messages[-1]["content"]), *after]
+        return (before, rest) if rest else (before[:-1], before[-1:])
+
+    def _framed(self, shared: list[dict[str, str]]) -> tuple[list[int], list[int]]:
         mark = "\ue000"
-        text = messages[-1]["content"]
-        before, after = _around(self._tokenizer, [*messages[:-1], {"role": "user", "content": mark}], mark)
-        ids = [*self.fixed(before), *self.plain(text), *self.fixed(after)]
-        return ids if not self.start or ids[:1] == self.start else [*self.start, *ids]
+        before, after = _around(self._tokenizer, [*shared, {"role": "user", "content": mark}], mark)
+        ids = self.fixed(before)
+        return (ids if ids[:1] == self.start else [*self.start, *ids]), self.fixed(after)
 
     def clear(self) -> None:
         """Forget every kept text."""
@@ -373,6 +402,7 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     threads: int = 0,
+    thinking_tokens: int = thinking.BUDGET,
     keep: Path | None = None,
 ) -> Model:
     """The model at `name` (a folder, a .gguf file, or `org/name[@revision]`), ready to be asked.
@@ -406,7 +436,7 @@ def load(
         tokenizer, model = _open_text(files, kind)
     if copied is not None and files is source:
         torch_load.keep(model, tokenizer, copied)
-    return _text_model(source, tokenizer, model.to(device=where, dtype=kind))
+    return _text_model(source, tokenizer, model.to(device=where, dtype=kind), thinking_tokens)
 
 
 def _is_encoder(settings: Any) -> bool:
@@ -433,21 +463,25 @@ def _open_text(source: Source, dtype: Any) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _text_model(source: Source, tokenizer: Any, model: Any) -> Model:
+def _text_model(source: Source, tokenizer: Any, model: Any, thinking_tokens: int) -> Model:
     model = model.eval().requires_grad_(False)
     context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
     parameters = sum(weight.numel() for weight in model.parameters())
     kind, device = str(model.dtype).removeprefix("torch."), str(model.device)
+    thinks = thinking.of_tokenizer(tokenizer, thinking_tokens)
+    details = (f"thinking {thinks.budget}",) if thinks else ()
     info = ModelInfo(
         name=source.gguf or source.name,
-        revision=torch_load.digest(source, kind, forms.VERSION, calibration.VERSION),
+        revision=torch_load.digest(source, kind, forms.VERSION, calibration.VERSION, *details),
         context_tokens=context,
+        reasoning=thinks is not None,
         device=device,
         extra={"dtype": kind, "parameters": str(parameters), "backend": "torch"},
     )
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     lm = CausalLM(model, pad, _stops(tokenizer, model))
-    return TextModel(lm, Tokens(tokenizer, context), info, _budget(parameters, device))  # type: ignore[return-value]
+    budget = _budget(parameters, device)
+    return TextModel(lm, Tokens(tokenizer, context), info, budget, thinks)  # type: ignore[return-value]
 
 
 def _budget(parameters: int, device: str) -> int:

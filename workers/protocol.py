@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
 
@@ -55,6 +55,12 @@ class LocalModel(Protocol):
         """Tokens of each text, without special tokens."""
         ...
 
+    def generate_in_slots(
+        self, prompts: Sequence[Prompt], *, max_tokens: int, schema: dict[str, object] | None = None
+    ) -> Iterator[Wave]:
+        """As `generate` for as many prompts as there are, answers as they come. A row that fails costs itself only."""
+        ...
+
     token_budget: int
     """Padded tokens of one micro-batch that suit this model on its device (aims at 0.2-0.5 s on a CPU)."""
 
@@ -65,6 +71,19 @@ class LocalModel(Protocol):
 
 WASTED = "wasted"
 """The outcome of an attempt whose answers nobody got: its worker died, or another was first. It counts nowhere else."""
+
+
+@dataclass(slots=True)
+class Wave:
+    """What a step of a generation brought: completions and errors by row, often none. `lost` rows had their work undone
+    by `error` and are asked again. `pad_tokens` and `max_tokens` are those of prompts read since the last wave."""
+
+    completions: dict[int, Completion] = field(default_factory=dict)
+    errors: dict[int, Exception] = field(default_factory=dict)
+    lost: int = 0
+    error: Exception | None = None
+    pad_tokens: int = 0
+    max_tokens: int = 0
 
 
 @dataclass(slots=True)

@@ -10,9 +10,12 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
+from sqluice.workers import torch_load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +75,7 @@ class CausalLM:
         self.windowed = _windowed(model.config)
         self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         self._prefixes: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._cell_bytes = 0
 
     def endings(self, prefix: Ids, rows: Sequence[Ids], tails: Sequence[Ids]) -> np.ndarray:
         """Float32 [n, t]: summed log-probability of each tail after prefix + row.
@@ -104,7 +108,7 @@ class CausalLM:
         states = self._states(prefix, tokens, extra)
         columns = sorted({column for _, column, _ in tails.targets})
         where = torch.tensor([[at - 1 if c < 0 else longest + c for c in columns] for at in lengths.tolist()])
-        picked = states[torch.arange(n)[:, None].to(states.device), where.to(states.device)]
+        picked = states[torch.arange(n, device=states.device)[:, None], self._moved(where)]
         return self._gathered(picked, columns, tails)
 
     def _strip_inputs(self, prefix: int, lengths: Any, longest: int, tails: Tails) -> dict[str, Any]:
@@ -122,11 +126,11 @@ class CausalLM:
         sees[:, longest:, longest:] = (owner[:, None] == owner) & (offsets[:, None] >= offsets)
         mask = torch.zeros(n, 1, size, prefix + size, dtype=self.dtype)
         mask[..., prefix:].masked_fill_(~sees[:, None], torch.finfo(self.dtype).min)
-        return {"attention_mask": mask.to(self.device), "position_ids": positions.to(self.device)}
+        return {"attention_mask": self._moved(mask), "position_ids": self._moved(positions)}
 
     def _states(self, prefix: Ids, tokens: Any, extra: dict[str, Any]) -> Any:
         """Last hidden states [n, length, d] of `tokens` after `prefix`."""
-        inputs: dict[str, Any] = {"input_ids": tokens.to(self.device), "use_cache": False, **extra}
+        inputs: dict[str, Any] = {"input_ids": self._moved(tokens), "use_cache": False, **extra}
         if len(prefix):
             inputs |= {self.kept: self._past(prefix, len(tokens)), "use_cache": True}
         return self.body(**inputs).last_hidden_state
@@ -193,20 +197,58 @@ class CausalLM:
         found = np.zeros((len(rows), len(tails)), dtype=np.float32)
         for which, tail in enumerate(tails):
             whole = [[*row, *tail[:-1]] for row in rows]
-            longest = max(map(len, whole))
-            tokens = torch.full((len(rows), longest), self.pad, dtype=torch.long)
-            for at, row in enumerate(whole):
-                tokens[at, : len(row)] = torch.tensor(row)
-            states = self._states(prefix, tokens, {})
+            states = self._states(prefix, self._padded(whole), {})
             where = torch.tensor([[len(row) - 1 + at for at in range(len(tail))] for row in rows])
-            picked = states[torch.arange(len(rows))[:, None].to(self.device), where.to(self.device)]
+            picked = states[torch.arange(len(rows), device=self.device)[:, None], self._moved(where)]
             columns = list(range(len(tail)))
             targets = [(0, at, int(token)) for at, token in enumerate(tail)]
             found[:, which] = self._gathered(picked, columns, Tails([], [], [], targets, 1))[:, 0]
         return found
 
+    def read(self, prefix: Ids, rows: Sequence[Ids]) -> tuple[list[tuple[Any, Any]], list[int]]:
+        """Keys and values [n, heads, prefix + longest, d] of each layer after prefix + row, and the likeliest next token
+        of each row. What stands behind a row shorter than the longest means nothing."""
+        import torch
+        from transformers import DynamicCache
+
+        tokens = self._padded(rows)
+        cache = self._past(prefix, len(rows)) if len(prefix) else DynamicCache()
+        states = self.body(input_ids=tokens, **{self.kept: cache}, use_cache=True).last_hidden_state
+        ends = torch.tensor([len(row) - 1 for row in rows])
+        last = states[torch.arange(len(rows), device=states.device), self._moved(ends)]
+        return [(layer.keys, layer.values) for layer in cache.layers], self._likeliest(last)
+
+    def next_tokens(self, last: Sequence[int], filled: Sequence[int], layers: Sequence[Sequence[Any]]) -> list[int]:
+        """The likeliest token after `last`, one a row. Its keys and values go to column `filled[i]` of row i of `layers`
+        ([slots, heads, columns, d] keys and values of each), where the row's earlier ones fill the columns before."""
+        import torch
+
+        ends = self._moved(torch.tensor(filled))
+        width = max(filled) + 1
+        mask = torch.zeros(len(last), 1, 1, width, dtype=self.dtype, device=self.device)
+        columns = torch.arange(width, device=self.device)
+        mask.masked_fill_((columns > ends[:, None])[:, None, None], torch.finfo(self.dtype).min)
+        states = self.body(
+            input_ids=self._moved(torch.tensor(last))[:, None],
+            attention_mask=mask,
+            position_ids=ends[:, None],
+            **{self.kept: _slot_cache(layers, ends, width)},
+            use_cache=True,
+        ).last_hidden_state
+        return self._likeliest(states[:, -1])
+
+    def cell_bytes(self) -> int:
+        """Bytes of the keys and values of one token."""
+        import torch
+
+        if not self._cell_bytes:
+            with torch.inference_mode():
+                past, _ = self.read((), [[self.pad]])
+            self._cell_bytes = sum(part.element_size() * part[0, :, 0].numel() for layer in past for part in layer)
+        return self._cell_bytes
+
     def write(self, rows: Sequence[Ids], max_tokens: int) -> list[list[int]]:
-        """Greedy continuations of whole prompts, the stop token included where one was written."""
+        """Greedy continuations of whole prompts in one static batch, the stop token included where one was written."""
         import torch
 
         longest = max(map(len, rows))
@@ -217,11 +259,27 @@ class CausalLM:
             mask[at, longest - len(row) :] = 1
         with torch.inference_mode():
             written = self.model.generate(
-                input_ids=tokens.to(self.device),
-                attention_mask=mask.to(self.device),
+                input_ids=self._moved(tokens),
+                attention_mask=self._moved(mask),
                 generation_config=self._greedy(max_tokens),
             )
         return [self._until_stop(row) for row in written[:, longest:].tolist()]
+
+    def _padded(self, rows: Sequence[Ids]) -> Any:
+        """Int64 [n, longest] on the device, padded on the right."""
+        import torch
+
+        tokens = torch.full((len(rows), max(map(len, rows))), self.pad, dtype=torch.long)
+        for at, row in enumerate(rows):
+            tokens[at, : len(row)] = torch.as_tensor(row, dtype=torch.long)
+        return self._moved(tokens)
+
+    def _moved(self, tensor: Any) -> Any:
+        return torch_load.moved(tensor, self.device)
+
+    def _likeliest(self, states: Any) -> list[int]:
+        tokens: list[int] = self.head(states).float().argmax(-1).tolist()
+        return tokens
 
     def _greedy(self, max_tokens: int) -> Any:
         import transformers
@@ -241,6 +299,52 @@ class CausalLM:
             if token in self.stops:
                 return tokens[: at + 1]
         return tokens
+
+
+def _slot_cache(layers: Sequence[Sequence[Any]], ends: Any, width: int) -> Any:
+    """Transformers' cache over slots: row i's new token goes to column `ends[i]`; `width` columns are looked at."""
+    from transformers.cache_utils import Cache
+
+    return Cache(layers=[_slot_layer()(keys, values, ends, width) for keys, values in layers])
+
+
+@cache
+def _slot_layer() -> Any:
+    """The class of one such layer; made late, as its base is transformers'."""
+    import torch
+    from transformers.cache_utils import CacheLayerMixin
+
+    class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+        is_sliding = False
+
+        def __init__(self, keys: Any, values: Any, ends: Any, width: int) -> None:
+            super().__init__()
+            self.keys, self.values = keys, values
+            self.is_initialized = True
+            self._ends, self._width = ends, width
+            self._rows = torch.arange(len(ends), device=ends.device)
+
+        def lazy_initialization(self, *_: Any) -> None:
+            """Nothing: the memory is there."""
+
+        def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+            n = len(self._rows)
+            for kept, new in ((self.keys, key_states), (self.values, value_states)):
+                kept[self._rows, :, self._ends] = new[:, :, 0]
+            return self.keys[:n, :, : self._width], self.values[:n, :, : self._width]
+
+        def get_mask_sizes(self, *_: Any) -> tuple[int, int]:
+            return self._width, 0
+
+        def get_seq_length(self) -> int:
+            return self._width - 1
+
+        def get_max_length(self) -> int:
+            return -1
+
+        get_max_cache_shape = get_max_length
+
+    return SlotLayer
 
 
 def _windowed(config: Any) -> bool:

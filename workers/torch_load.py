@@ -148,6 +148,13 @@ def dtype_of(dtype: str, device: str) -> Any:
     return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
 
 
+def moved(tensor: Any, device: Any) -> Any:
+    """`tensor` on `device`. To a GPU through pinned memory, so that the copy runs beside the arithmetic."""
+    if str(device).startswith("cuda") and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU has bfloat16 products (AVX512-BF16, AMX or Arm's bf16); without them it is slower."""
     try:
