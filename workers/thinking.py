@@ -21,7 +21,7 @@ NO_ANSWER = "the model stopped inside its thoughts and gave no answer"
 
 def answer(text: str, *, opened: bool = False) -> str | None:
     """What a written text says after its thoughts; None when they do not end. `opened`: the prompt began them."""
-    _, closed, after = text.rpartition(CLOSE)
+    _, closed, after = text.partition(CLOSE)
     if closed:
         return after.strip()
     return None if opened or text.lstrip().startswith(OPEN) else text.strip()
@@ -66,7 +66,7 @@ class Writing:
             self.finish = "stop"
             return True
         if self.thinking is not None:
-            if token == self.thinking.closing:
+            if token == self.thinking.closing and not self._from:
                 self.opened, self._from = False, len(self.tokens)
             elif token == self.thinking.opening and len(self.tokens) <= _FIRST_TOKENS:
                 self.opened = True

@@ -156,18 +156,20 @@ class _Memory:
         self.reserve(slots, columns, most)
 
     def reserve(self, slots: int, columns: int, most: int) -> None:
-        """Room for so many slots and columns; a layer at a time, so that only one stands twice. Columns grow by half,
-        to at most `most`. What no row has filled is zero: masked cells must be numbers."""
+        """Room for so many slots and columns, of which no row there is needs more than `most`: never more than slots x
+        `most` when it is made anew. That happens a layer at a time, so that only one stands twice. Columns grow by half.
+        What no row has filled is zero: masked cells must be numbers."""
         have, wide = self.layers[-1][-1].shape[0], self.layers[-1][-1].shape[2]
         if slots <= have and columns <= wide:
             return
         if columns > wide or not have:
-            wide = max(columns, min(most, -(-max(columns, wide * 3 // 2) // _COLUMNS) * _COLUMNS))
-        slots = max(slots, have)
+            wide = -(-max(columns, wide * 3 // 2) // _COLUMNS) * _COLUMNS
+        wide = max(columns, min(most, wide))
         for layer in self.layers:
             for at, old in enumerate(layer):
                 new = old.new_zeros((slots, old.shape[1], wide, old.shape[3]))
-                new[: old.shape[0], :, : old.shape[2]] = old[:, :, :wide]
+                kept = new[: old.shape[0], :, : old.shape[2]]
+                kept.copy_(old[:slots, :, :wide])
                 layer[at] = new
 
     def move(self, moves: dict[int, int], columns: int) -> None:
