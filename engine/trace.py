@@ -58,6 +58,7 @@ Status: TypeAlias = Literal["ok", "error", "interrupted"]
 
 TIERS = ("oracle", "proxy", "cache", "head", "rule")
 _REASONS = {"cache": "cache hit", "rule": "rule"}
+_STATES = {"failed": "failed", "capped": "budget", "cut": "token limit"}
 _COUNTER = itertools.count()
 KEPT_SESSIONS = 20
 
@@ -190,6 +191,8 @@ class OpTrace:
         (`add_rows` adds to it). Returns the place of the first one among the operator's decisions.
 
         `reason` is why the oracle or a tier below it decided; `thresholds` are `tau_low` and `tau_high`.
+        `status` is `answered`, `failed`, `capped` where a budget was spent before the input was asked about, or `cut` where
+        a token limit cut its answer: that becomes `capped` too, and counts as a call.
         Scores that are NaN become NULL. `errors` is keyed by position. `texts` is kept only under
         `ai_trace = 'text'`, and so are the answers of free-text functions, which may repeat a row's text.
         """
@@ -215,7 +218,7 @@ class OpTrace:
             },
             "reason": _reasons(tiers, states, reason).column(),
             "answer": answers if text or not self.free_text else None,
-            "status": states.column(),
+            "status": Labels(["capped" if name == "cut" else name for name in states.names], states.codes).column(),
             "error": sparse({row: tidy(said) or "" for row, said in (errors or {}).items()}, n),
             "tokens_in": tokens_in,
             "tokens_out": tokens_out,
@@ -421,9 +424,11 @@ def _with_more(
 
 def _reasons(tiers: Labels, states: Labels, reason: str) -> Labels:
     """Why each row was decided as it was: `reason`, the cache, or what kept it from being answered."""
-    names = [*(_REASONS.get(tier, reason) for tier in tiers.names), "failed", "budget"]
-    codes = np.where(states.are("failed"), len(names) - 2, tiers.codes)
-    return Labels(names, np.where(states.are("capped"), len(names) - 1, codes))
+    names = [*(_REASONS.get(tier, reason) for tier in tiers.names), *_STATES.values()]
+    codes = tiers.codes
+    for code, state in enumerate(_STATES, len(tiers.names)):
+        codes = np.where(states.are(state), code, codes)
+    return Labels(names, codes)
 
 
 def _batch_columns(op: OpTrace, batches: Sequence[Batch], first: int) -> pa.RecordBatch:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from sqluice.types import Completion
     from sqluice.udfs.spec import Spec
 
+CUT = "cut by the token limit"
+"""How the error of an answer begins that a token limit cut."""
+
 # Scores are float32: a label at exactly half of the best one's probability may come out a hair below.
 _HALF = 0.5 - 1e-6
 
@@ -131,7 +134,7 @@ def _texts(spec: Spec, values: Sequence[Completion | None]) -> Decoded:
     import pyarrow as pa
 
     errors = {
-        row: f"cut by the token limit of {spec.max_tokens} tokens: raise max_tokens"
+        row: f"{CUT} of {spec.max_tokens} tokens: raise max_tokens"
         for row, value in enumerate(values)
         if value is not None and value.finish_reason == "length"
     }

@@ -21,6 +21,7 @@ import numpy as np
 
 from sqluice.errors import ModelError, WeightsError
 from sqluice.types import Completion, ModelInfo, Prompt
+from sqluice.workers import thinking
 from sqluice.workers.chat import all_or_error, messages, positions
 from sqluice.workers.choices import certain, named, scores, tokens_needed
 from sqluice.workers.failures import describe, overflow
@@ -47,12 +48,17 @@ class Gguf:
 
     batch_rows = 16
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
+    def __init__(self, path: Path, threads: int = 0, thinking_tokens: int = thinking.BUDGET) -> None:
         self._key = secrets.token_hex(16)
         self._server = _serve(path, threads or _cores(), self._key)
         self._fixed: dict[tuple[str, ...], list[list[int]]] = {}
-        context = self._get("/props")["default_generation_settings"]["n_ctx"]
-        self.info = ModelInfo(f"gguf:{path.name}", _revision(path), context_tokens=int(context))
+        facts = self._get("/props")
+        context = int(facts["default_generation_settings"]["n_ctx"])
+        thinks = thinking.OPEN in str(facts.get("chat_template", ""))
+        self._thinking = thinking_tokens if thinks else 0
+        self._begins = False
+        revision = _revision(path, f"thinking {thinking_tokens}" if thinks else "")
+        self.info = ModelInfo(f"gguf:{path.name}", revision, context_tokens=context, reasoning=thinks)
 
     def __repr__(self) -> str:
         return f"<{self.info.name}>"
@@ -99,7 +105,7 @@ class Gguf:
                 if control is not None:
                     control.check()
                 told = self._told(prompt, choices, tokens_needed(choices) if scored else max_tokens, schema)
-                values[at] = self._scored(prompt, choices, told) if scored else _completion(told)
+                values[at] = self._scored(prompt, choices, told) if scored else self._completion(told)
                 asked.tokens_in[at] = told["usage"]["prompt_tokens"]
                 asked.tokens_out[at] = told["usage"]["completion_tokens"]
             except _RowError as error:
@@ -125,6 +131,16 @@ class Gguf:
             raise _RowError("the model's answer names none of the choices")
         return certain(which, len(choices))
 
+    def _completion(self, told: dict[str, Any]) -> Completion:
+        """What was written, without the thoughts of a model that thinks."""
+        choice, usage = told["choices"][0], told["usage"]
+        cut = choice.get("finish_reason") == "length"
+        text = thinking.answer(choice["text"], opened=self._begins) if self.info.reasoning else choice["text"].strip()
+        if text is None and not cut:
+            raise _RowError(thinking.NO_ANSWER)
+        finish: Any = "length" if cut else "stop"
+        return Completion(text or "", finish, usage["prompt_tokens"], usage["completion_tokens"])
+
     def _told(
         self, prompt: Prompt, choices: Sequence[str], max_tokens: int, schema: dict[str, object] | None
     ) -> dict[str, Any]:
@@ -134,9 +150,10 @@ class Gguf:
         if len(tokens) + max_tokens > room:
             size = sum(map(len, prompt.args))
             raise _RowError(overflow("", len(tokens) + max_tokens, room, self.info.name, size, max_tokens))
+        more = 0 if choices else min(self._thinking, room - len(tokens) - max_tokens)
         request: dict[str, Any] = {
             "prompt": tokens,
-            "n_predict": max_tokens,
+            "n_predict": max_tokens + more,
             "temperature": 0,
             "cache_prompt": True,
         }
@@ -174,6 +191,7 @@ class Gguf:
         for mark in marks:
             head, _, rest = rest.partition(mark)
             pieces.append(self._tokenised(head, special=True, first=not pieces))
+        self._begins = rest.rstrip().endswith(thinking.OPEN)  # some chat formats begin the thoughts themselves
         return [*pieces, self._tokenised(rest, special=True, first=not pieces)]
 
     def _tokenised(self, text: str, *, special: bool, first: bool = False) -> list[int]:
@@ -202,9 +220,9 @@ class _RowError(ModelError):
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def load(path: Path, *, threads: int = 0) -> Gguf:
+def load(path: Path, *, threads: int = 0, thinking_tokens: int = thinking.BUDGET) -> Gguf:
     """The GGUF file at `path`; `WeightsError` when it cannot be read."""
-    return Gguf(path, threads)
+    return Gguf(path, threads, thinking_tokens)
 
 
 def _serve(path: Path, threads: int, key: str) -> Any:
@@ -239,19 +257,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _revision(path: Path) -> str:
+def _revision(path: Path, more: str) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    digest.update(f"|{FORM}|{TOP}|{NEUTRAL}".encode())
+    digest.update(f"|{FORM}|{TOP}|{NEUTRAL}{more}".encode())
     return digest.hexdigest()[:32]
-
-
-def _completion(told: dict[str, Any]) -> Completion:
-    choice, usage = told["choices"][0], told["usage"]
-    cut = choice.get("finish_reason") == "length"
-    return Completion(
-        choice["text"].strip(),
-        "length" if cut else "stop",
-        usage["prompt_tokens"],
-        usage["completion_tokens"],
-    )

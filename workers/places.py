@@ -32,7 +32,7 @@ PlaceKind: TypeAlias = Literal["hub", "local", "gguf", "package", "http", "repla
 DEFAULTS = ("loopback", "packages", "hub", "cwd")
 """Words an allow list may hold beside hosts, folders and packages; `default` stands for all of them."""
 
-LOAD_OPTIONS = ("dtype", "device", "threads")
+LOAD_OPTIONS = ("dtype", "device", "threads", "thinking")
 ENDPOINT_OPTIONS = ("api_key_env", "concurrency", "timeout", "deadline")
 
 _HUB = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
@@ -137,8 +137,9 @@ def _fragment(uri: str, rest: str) -> tuple[str, dict[str, str]]:
         options["dtype"] = _DTYPES.get(options["dtype"], options["dtype"])
         if options["dtype"] not in _KNOWN_DTYPES:
             raise ModelError(f"{uri}: dtype is one of {', '.join(_KNOWN_DTYPES)}")
-    if not options.get("threads", "0").isdigit():
-        raise ModelError(f"{uri}: threads takes a whole number")
+    for number in ("threads", "thinking"):
+        if not options.get(number, "0").isdigit():
+            raise ModelError(f"{uri}: {number} takes a whole number")
     return name, options
 
 

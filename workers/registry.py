@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sqluice.errors import Error, InterfaceError, MissingExtraError, ModelError
 from sqluice.types import ModelInfo
-from sqluice.workers import fetch
+from sqluice.workers import fetch, thinking
 from sqluice.workers.failures import describe
 from sqluice.workers.places import Allowed, Place, parse
 
@@ -28,11 +28,13 @@ OPERATIONS = ("score", "generate", "embed")
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How to load a model of ours. `threads` 0 takes every core."""
+    """How to load a model of ours. `threads` 0 takes every core; `thinking` are the tokens that a model which thinks
+    before it answers may spend on that, a row."""
 
     threads: int = 0
     dtype: str = "auto"
     device: str = "auto"
+    thinking: int = thinking.BUDGET
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,7 @@ def _merged(options: LoadOptions, place: Place) -> LoadOptions:
         threads=int(own.get("threads", options.threads)),
         dtype=own.get("dtype", options.dtype),
         device=own.get("device", options.device),
+        thinking=int(own.get("thinking", options.thinking)),
     )
 
 
@@ -244,7 +247,8 @@ def _load_weights(place: Place, options: LoadOptions) -> Model:
 
     name = str(place.path.parent) if place.path.suffix == ".safetensors" else place.name
     revision = place.revision or None
-    return hf.load(name, revision=revision, dtype=options.dtype, device=options.device, threads=options.threads)
+    how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
+    return hf.load(name, revision=revision, thinking_tokens=options.thinking, **how)
 
 
 def _load_package(place: Place, options: LoadOptions, progress: Callable[..., None] | None) -> Model:
@@ -257,7 +261,7 @@ def _load_package(place: Place, options: LoadOptions, progress: Callable[..., No
 def _load_gguf(place: Place, options: LoadOptions) -> Model:
     from sqluice.workers import gguf
 
-    return cast("Model", gguf.load(place.path, threads=options.threads))
+    return cast("Model", gguf.load(place.path, threads=options.threads, thinking_tokens=options.thinking))
 
 
 def _load_http(place: Place) -> Model:

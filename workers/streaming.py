@@ -7,18 +7,21 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from sqluice.errors import ModelError
 from sqluice.workers.failures import describe
-from sqluice.workers.protocol import Batch
+from sqluice.workers.protocol import Batch, Wave
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
 
     from sqluice.types import Completion, Prompt
-    from sqluice.workers.protocol import Control, Wave
+    from sqluice.workers.protocol import Control
 
     Settle = Callable[[Batch, dict[int, Completion], dict[int, str]], None]
 
 SLICE_SECONDS = 0.25
+
+NOTHING_TOLD = "the model ended without a word about this row"
 
 
 @dataclass(slots=True)
@@ -76,7 +79,7 @@ def written(
                     said = describe(error, prompts[rows[at]].args)
                     settle(slice_.batch(1, said), {}, {rows[at]: said})
                 if wave.lost and wave.error is not None:
-                    said = describe(wave.error, _texts(prompts.values()))
+                    said = describe(wave.error, (arg for prompt in prompts.values() for arg in prompt.args))
                     settle(slice_.batch(wave.lost, said), {}, {})
                 todo -= {rows[at] for at in (*wave.completions, *wave.errors)}
                 control.check()
@@ -88,10 +91,8 @@ def _next(waves: Any, todo: set[int], rows: list[int]) -> Wave | None:
     """The next wave; None after the last. A model that breaks off has failed on all rows in `todo`."""
     try:
         wave: Wave | None = next(waves, None)
+        if wave is None and todo:
+            raise ModelError(NOTHING_TOLD)
     except Exception as error:  # noqa: BLE001 - a model may raise anything; it costs the rows it has not told about
         return Wave(errors={at: error for at, row in enumerate(rows) if row in todo})
     return wave
-
-
-def _texts(prompts: Sequence[Prompt] | Any) -> list[str]:
-    return [arg for prompt in prompts for arg in prompt.args]

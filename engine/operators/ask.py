@@ -17,7 +17,7 @@ from sqluice.engine import answer_cache
 from sqluice.engine.budget import SPENT, SpentError
 from sqluice.errors import DataError, OperationalError
 from sqluice.types import Progress, Prompt
-from sqluice.udfs.answers import answer_text, decode
+from sqluice.udfs.answers import CUT, answer_text, decode
 from sqluice.workers.pool import NOT_ASKED
 from sqluice.workers.protocol import WASTED, Asked
 from sqluice.workers.replay import prompt_digest, template_state
@@ -423,10 +423,17 @@ def measured(op: OpTrace, rows: int) -> float:
 
 
 def marked(errors: dict[int, str], n: int) -> np.ndarray:
-    """Bool [n]: which positions have an error."""
+    """Bool [n]: which positions failed; a budget or a token limit that left a row without an answer is no failure."""
     found = np.zeros(n, bool)
-    found[list(errors)] = True
+    found[[at for at, said in errors.items() if _state(said) == "failed"]] = True
     return found
+
+
+def _state(error: str) -> str:
+    """The status of a decision that has an error."""
+    if error == SPENT:
+        return "capped"
+    return "cut" if error.startswith(CUT) else "failed"
 
 
 def joined(parts: Sequence[Answers]) -> Answers:
@@ -450,7 +457,7 @@ def _states(errors: dict[int, str], n: int) -> list[str] | str:
         return "answered"
     states = ["answered"] * n
     for at, said in errors.items():
-        states[at] = "capped" if said == SPENT else "failed"
+        states[at] = _state(said)
     return states
 
 

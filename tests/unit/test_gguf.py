@@ -7,7 +7,8 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -153,3 +154,43 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     (tmp_path / "short.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\x00" * 100)
     with pytest.raises(WeightsError, match="damaged"):
         load(tmp_path / "short.gguf")
+
+
+@pytest.mark.parametrize(
+    ("written", "begins", "finish", "expected"),
+    [
+        ("<think>so</think> yes", False, "stop", ("yes", "stop")),
+        ("so</think>\nyes", True, "stop", ("yes", "stop")),
+        ("<think>so and so", False, "length", ("", "length")),
+    ],
+)
+def test_thoughts_are_no_part_of_the_answer(
+    model: Gguf, written: str, begins: bool, finish: str, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {
+        "choices": [{"text": written, "finish_reason": finish}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 7},
+    }
+    monkeypatch.setattr(model, "info", replace(model.info, reasoning=True))
+    monkeypatch.setattr(model, "_begins", begins)
+    monkeypatch.setattr(model, "_told", lambda *_: told)
+    (said,) = model.generate([Prompt("Go: {0}", ("on",), kind="complete")], max_tokens=8)
+    assert (said.text, said.finish_reason, said.tokens_out) == (*expected, 7)
+
+
+def test_thinking_has_tokens_of_its_own(model: Gguf, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Server:
+        listening_address = model._server.listening_address
+
+        def handle_completions(self, request: dict[str, Any]) -> dict[str, Any]:
+            asked.append(request["n_predict"])
+            return {"choices": [{"text": "a", "finish_reason": "stop"}], "usage": {}}
+
+    monkeypatch.setattr(model, "_server", Server())
+    monkeypatch.setattr(model, "_thinking", 100)
+    prompt = Prompt("Go: {0}", ("on",), kind="complete")
+    model._told(prompt, (), 8, None)
+    model._told(prompt, ("yes", "no"), 8, None)
+    assert asked == [108, 8]
