@@ -191,8 +191,8 @@ class OpTrace:
         (`add_rows` adds to it). Returns the place of the first one among the operator's decisions.
 
         `reason` is why the oracle or a tier below it decided; `thresholds` are `tau_low` and `tau_high`.
-        `status` is `answered`, `failed`, `capped` where a budget was spent before the input was asked about, or `cut` where
-        a token limit cut its answer: that becomes `capped` too, and counts as a call.
+        `status` is `answered`, `failed`, `capped` where a budget was spent before the input was asked about, or `cut`
+        where a token limit cut its answer: that becomes `capped` too, and counts as a call.
         Scores that are NaN become NULL. `errors` is keyed by position. `texts` is kept only under
         `ai_trace = 'text'`, and so are the answers of free-text functions, which may repeat a row's text.
         """

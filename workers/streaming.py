@@ -61,9 +61,9 @@ def written(
     max_tokens: int,
     schema: dict[str, object] | None,
 ) -> None:
-    """Ask `model` about `prompts`. `settle` takes each micro-batch with its completions, and each row that failed in one
-    of its own; `control` is asked after every step of the model. Should the model itself break off, the rows it has not
-    told about have that error."""
+    """Ask `model` about `prompts`. `settle` takes each micro-batch with its completions, and each row that failed in
+    one of its own; `control` is asked after every step of the model. Should the model itself break off, the rows it has
+    not told about have that error."""
     rows, slice_ = list(prompts), _Slice(settle)
     todo = set(rows)
     waves = model.generate_in_slots(list(prompts.values()), max_tokens=max_tokens, schema=schema)

@@ -44,8 +44,8 @@ def of_tokenizer(tokenizer: Any, budget: int) -> Thinking | None:
 
 @dataclass(slots=True)
 class Writing:
-    """The tokens of one answer as they come. At most `most` of them answer, after at most `thinking.budget`; `begun`: the
-    prompt opened the thoughts."""
+    """The tokens of one answer as they come. At most `most` of them answer, after at most `thinking.budget`; `begun`:
+    the prompt opened the thoughts."""
 
     most: int
     stops: frozenset[int]

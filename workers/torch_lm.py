@@ -206,8 +206,8 @@ class CausalLM:
         return found
 
     def read(self, prefix: Ids, rows: Sequence[Ids]) -> tuple[list[tuple[Any, Any]], list[int]]:
-        """Keys and values [n, heads, prefix + longest, d] of each layer after prefix + row, and the likeliest next token
-        of each row. What stands behind a row shorter than the longest means nothing."""
+        """Keys and values [n, heads, prefix + longest, d] of each layer after prefix + row, and the likeliest next
+        token of each row. What stands behind a row shorter than the longest means nothing."""
         import torch
         from transformers import DynamicCache
 
@@ -219,8 +219,8 @@ class CausalLM:
         return [(layer.keys, layer.values) for layer in cache.layers], self._likeliest(last)
 
     def next_tokens(self, last: Sequence[int], filled: Sequence[int], layers: Sequence[Sequence[Any]]) -> list[int]:
-        """The likeliest token after `last`, one a row. Its keys and values go to column `filled[i]` of row i of `layers`
-        ([slots, heads, columns, d] keys and values of each), where the row's earlier ones fill the columns before."""
+        """The likeliest token after `last`, one a row. Its keys and values go to column `filled[i]` of row i of
+        `layers` (keys and values of each, [slots, heads, columns, d]); the row's earlier ones fill those before."""
         import torch
 
         ends = self._moved(torch.tensor(filled))

@@ -157,8 +157,8 @@ class _Memory:
 
     def reserve(self, slots: int, columns: int, most: int) -> None:
         """Room for so many slots and columns, of which no row there is needs more than `most`: never more than slots x
-        `most` when it is made anew. That happens a layer at a time, so that only one stands twice. Columns grow by half.
-        What no row has filled is zero: masked cells must be numbers."""
+        `most` when it is made anew. That happens a layer at a time, so that only one stands twice. Columns grow by
+        half. What no row has filled is zero: masked cells must be numbers."""
         have, wide = self.layers[-1][-1].shape[0], self.layers[-1][-1].shape[2]
         if slots <= have and columns <= wide:
             return

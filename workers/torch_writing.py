@@ -41,9 +41,9 @@ def waves(
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, (shared, _) in chats.items():
         groups.setdefault(tuple(shared), []).append(row)
-    for shared, rows in groups.items():
+    for beginning, rows in groups.items():
         some = [chats[row][1] for row in rows]
-        for wave in _group(lm, shared, some, text_of, room, thinking):
+        for wave in _group(lm, beginning, some, text_of, room, thinking):
             wave.completions = {rows[at]: one for at, one in wave.completions.items()}
             wave.errors = {rows[at]: one for at, one in wave.errors.items()}
             yield wave

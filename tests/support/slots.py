@@ -15,8 +15,8 @@ class OutOfMemoryError(RuntimeError):
 
 
 class ScriptedDecoder:
-    """Row i is done after `lengths[i]` tokens. `memory` is the cells there are, of which row i fills `prompts[i]` and one
-    more a token; `fails` raises for rows at will."""
+    """Row i is done after `lengths[i]` tokens. `memory` is the cells there are, of which row i fills `prompts[i]` and
+    one more a token; `fails` raises for rows at will."""
 
     def __init__(
         self,

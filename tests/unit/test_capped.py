@@ -1,4 +1,4 @@
-"""A text that a token limit cut is no answer: NULL, a warning, and status `capped`, from the model and from the cache."""
+"""A text that a token limit cut is no answer: NULL, a warning, status `capped`; from the model and from the cache."""
 
 from __future__ import annotations
 

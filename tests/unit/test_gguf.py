@@ -6,8 +6,8 @@ import os
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np

@@ -121,7 +121,6 @@ def test_after_the_cause_is_gone_the_slots_are_offered_again() -> None:
 
     decoder = ScriptedDecoder([20] * 200, fails=fails)
     run(Slots(decoder, [30] * 200, most_rows=16, most_tokens=ROOM))
-    assert [len(rows) for rows in decoder.admissions][-2:] == [16, 8] or decoder.most_rows == 16
     later = decoder.admissions[len(decoder.admissions) // 2 :]
     assert max(map(len, later)) == 16
 

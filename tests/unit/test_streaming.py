@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,7 +93,7 @@ def test_answers_are_put_in_order_and_counted_once(slice_seconds: float) -> None
     assert sum(batch.tokens_out for batch in asked.batches) == 12
     assert sum(batch.pad_tokens for batch in asked.batches) == 6
     ends = [(batch.started, batch.ended) for batch in asked.batches]
-    assert all(first[1] <= second[0] for first, second in zip(ends, ends[1:], strict=False))
+    assert all(first[1] <= second[0] for first, second in pairwise(ends))
     assert watch.told == dict(enumerate(asked.values))
     assert watch.checks == 12
 
@@ -137,7 +138,7 @@ def test_a_model_that_breaks_off_has_failed_on_the_rest() -> None:
 
     asked = ask(Waves(make))
     assert asked.values[2] == Completion("c")
-    assert asked.errors == {row: "RuntimeError: gone" for row in (0, 1, 3, 4, 5)}
+    assert asked.errors == dict.fromkeys((0, 1, 3, 4, 5), "RuntimeError: gone")
 
 
 def test_a_model_that_answers_nothing_is_given_up() -> None:

@@ -1,4 +1,4 @@
-"""Generation in slots on torch, with small models of random weights: the same texts as one row at a time, on any device.
+"""Generation in slots on torch, with small models of random weights: the texts are those of one row at a time.
 
 Skipped without torch. With CUDA everything runs there too.
 """
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from sqluice.types import Completion
 from sqluice.workers import torch_load, torch_slots, torch_writing
 from sqluice.workers.thinking import Thinking
 from sqluice.workers.torch_lm import CausalLM
@@ -20,6 +19,7 @@ from sqluice.workers.torch_writing import Room
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqluice.types import Completion
     from sqluice.workers.protocol import Wave
 
 torch = pytest.importorskip("torch")
@@ -67,9 +67,7 @@ def alone(lm: CausalLM, asked: dict[int, tuple[list[int], list[int]]], most: int
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("slots", [1, 3, 8])
-def test_slots_write_what_transformers_writes_alone(
-    device: str, slots: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slots_write_what_transformers_writes_alone(device: str, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_slots, "SLOTS", slots)
     monkeypatch.setattr(torch_slots, "SLOTS_CUDA", slots)
     lm, asked = language_model(device), chats(40)
