@@ -70,7 +70,7 @@ class Slots:
         *,
         most_rows: int,
         most_tokens: int,
-        predicted: Sequence[float] | None = None,
+        predicted: Sequence[float] | np.ndarray | None = None,
     ) -> None:
         self._decoder = decoder
         self._needs = [int(need) for need in needs]

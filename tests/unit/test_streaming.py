@@ -159,7 +159,7 @@ def test_rows_too_long_are_not_sent() -> None:
         def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
             return [int(prompt.args[0].split()[1]) * 10 for prompt in prompts]
 
-    seen = []
+    seen: list[str] = []
 
     def make(prompts: Sequence[Prompt]) -> Iterator[Wave]:
         seen.extend(prompt.args[0] for prompt in prompts)

@@ -160,6 +160,16 @@ def test_memory_holds_no_more_than_was_promised(monkeypatch: pytest.MonkeyPatch)
     assert max(held) <= cells
 
 
+def test_prompts_read_together_have_like_lengths() -> None:
+    lm = language_model()
+    drawn = np.clip(np.random.default_rng(3).lognormal(np.log(20), 0.9, 300), 1, 200).astype(int)
+    asked = {row: (SHARED, [7 + row % 80] * int(length)) for row, length in enumerate(drawn)}
+    waves = list(torch_writing.waves(lm, asked, text_of, Room(context=256, batch=512, answer=3), None))
+    padding = sum(wave.pad_tokens for wave in waves)
+    assert max(wave.max_tokens for wave in waves) == int(drawn.max())
+    assert 0 < padding <= 0.05 * (padding + int(drawn.sum()))
+
+
 def test_bytes_of_a_token() -> None:
     assert language_model().cell_bytes() == 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads, width, bytes
     assert language_model(dtype="bfloat16").cell_bytes() == 2 * 2 * 2 * 8 * 2
