@@ -37,6 +37,12 @@ def in_order(n: int, rows: int = MAX_ROWS) -> list[np.ndarray]:
     return [every[start : start + rows] for start in range(0, n, rows)]
 
 
+def longest_first(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
+    """Row numbers by falling `lengths`, cut into pieces of at most `rows`."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    return [order[start : start + rows] for start in range(0, len(order), rows)]
+
+
 def pack(lengths: np.ndarray, budget: int, *, extra: int = 0, waste: float = MAX_WASTE) -> list[np.ndarray]:
     """Micro-batches as arrays of row numbers, longest rows first.
 

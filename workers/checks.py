@@ -1,14 +1,20 @@
-"""Whether what a model returned can be used: its number, shape and type, and whether scores are numbers."""
+"""Whether a model can do what is asked, and whether what it returned can be used: its number, shape and type, and
+whether scores are numbers."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sqluice.errors import ModelError
 from sqluice.types import Completion
 
+if TYPE_CHECKING:
+    from sqluice.workers.pool import Operation
+
 NOT_A_NUMBER = "model returned NaN"
+_ANSWERS: dict[str, str] = {"score": "scores", "generate": "text", "embed": "embeddings"}
 
 
 class UnusableError(ValueError):
@@ -48,3 +54,20 @@ def completions(answer: Any, n: int) -> list[Completion]:
         if not isinstance(one, Completion) or not isinstance(one.text, str):
             raise UnusableError(f"the model returned a {type(one).__name__}, not a Completion")
     return found
+
+
+def method_of(model: Any, operation: Operation) -> Any:
+    """The method for an operation; `ModelError` says what the model has instead."""
+    method = getattr(model, operation, None)
+    if callable(method):
+        return method
+    offers = [name for name in _ANSWERS if callable(getattr(model, name, None))]
+    raise ModelError(
+        f"{name_of(model)} gives no {_ANSWERS[operation]}: it has no method {operation}"
+        f" ({'it has ' + ', '.join(offers) if offers else 'nor any other of a model'}); name another model"
+    )
+
+
+def name_of(model: Any) -> str:
+    """What messages call a model."""
+    return f"model {getattr(getattr(model, 'info', None), 'name', '') or type(model).__name__}"

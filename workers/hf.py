@@ -15,7 +15,7 @@ import numpy as np
 
 from sqluice.errors import ModelError, NotSupportedError
 from sqluice.types import Completion, ModelInfo, Prompt
-from sqluice.workers import calibration, forms, thinking, torch_load, torch_writing
+from sqluice.workers import calibration, forms, thinking, torch_load, torch_slots, torch_writing
 from sqluice.workers.prompting import instruction, statements
 from sqluice.workers.protocol import Wave
 from sqluice.workers.torch_lm import CausalLM
@@ -67,6 +67,7 @@ class TextModel:
         self.info = info
         self._thinking = thinking
         self.token_budget = token_budget
+        self.slots = torch_slots.slots_of(lm)
         self._lm: CausalLM | None = lm
         self._tokens = tokens
         self._prepared: OrderedDict[Key, Prepared] = OrderedDict()

@@ -13,25 +13,30 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from sqluice.errors import BrokenModelError, Error, InterruptedQueryError, ModelError
-from sqluice.workers.batching import Growing, estimated_lengths, in_order, pack
-from sqluice.workers.checks import NOT_A_NUMBER, completions, matrix, not_finite
+from sqluice.workers import streaming
+from sqluice.workers.batching import Growing, estimated_lengths, in_order, longest_first, pack
+from sqluice.workers.checks import NOT_A_NUMBER, completions, matrix, method_of, name_of, not_finite
 from sqluice.workers.failures import describe, is_out_of_memory, overflow
 from sqluice.workers.protocol import Asked, Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sqluice.types import Prompt
+    from sqluice.types import Completion, Prompt
     from sqluice.workers.protocol import Control
     from sqluice.workers.registry import LoadOptions, Registry
 
 GIVE_UP_AFTER = 64
 """Rows that fail one after another, before any has succeeded, until the model is given up."""
+
+SLOTFULS = 16
+"""Rows a slot, of what one worker is given to write: fewer leave slots empty, more are lost with a worker."""
 
 NOT_ASKED = "not asked"
 """The error of a row that an interruption left out."""
@@ -39,7 +44,6 @@ NOT_ASKED = "not asked"
 _CHARS_NO_TOKEN_HAS = 128
 
 Operation: TypeAlias = Literal["score", "generate", "embed"]
-_ANSWERS: dict[str, str] = {"score": "scores", "generate": "text", "embed": "embeddings"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,13 @@ class Rows:
                 self.values = np.full((len(self.tokens_in), values.shape[1]), np.nan, dtype=np.float32)
             self.values[rows] = values
 
+    def complete(self, written: dict[int, Completion]) -> None:
+        """Texts of some rows."""
+        for row, completion in written.items():
+            self.values[row] = completion
+            self.tokens_in[row] = completion.tokens_in or self.tokens_in[row]
+            self.tokens_out[row] = completion.tokens_out
+
     def answered(self) -> set[int]:
         """Rows whose answer is stored."""
         if isinstance(self.values, list):
@@ -129,7 +140,8 @@ class Rows:
 
 @dataclass(slots=True)
 class Work:
-    """One call: `step` asks about some rows, stores the answers and returns the rows that got none."""
+    """One call: `step` asks about some rows, stores the answers and returns the rows that got none. Where there are
+    `waves`, a model writes in slots, and they are asked instead."""
 
     name: str
     control: Control
@@ -141,11 +153,13 @@ class Work:
     ceiling: int = 0
     succeeded: bool = False
     failed: int = 0
+    waves: streaming.Waves | None = None
 
     @classmethod
     def of(cls, model: Any, question: Question, items: Sequence[Any], told: Rows, control: Control) -> Work:
         """Asking `model`, of this process, about `items`."""
-        return cls(name_of(model), control, told, _step(model, question, items, told, control), _texts_of(items))
+        how = (_step(model, question, items, told, control), _texts_of(items))
+        return cls(name_of(model), control, told, *how, waves=streaming.waves_of(model, question, items))
 
 
 class Pool(ABC):
@@ -225,7 +239,10 @@ class LocalPool(Pool):
         lengths = admit(model, question, items, told)
         work = Work.of(model, question, items, told, control)
         work.lengths, work.bias = lengths, calibration(model, question, items)
-        return run(work, micro_batches(model, question, told, lengths))
+        batches = micro_batches(model, question, told, lengths)
+        if work.waves is not None and isinstance(batches, list) and batches:
+            batches = [np.concatenate(batches)]  # the more rows wait, the longer the slots stay full
+        return run(work, batches)
 
 
 def admit(model: Any, question: Question, items: Sequence[Any], told: Rows) -> np.ndarray | None:
@@ -270,6 +287,9 @@ def run(work: Work, batches: Iterable[np.ndarray]) -> Asked:
     goes with it."""
     try:
         for batch in batches:
+            if work.waves is not None:
+                streaming.written(work.waves, batch, work.texts, work.control, partial(_settle, work))
+                continue
             waiting = [(batch, 1)]
             while waiting:
                 rows, attempt = waiting.pop()
@@ -306,15 +326,28 @@ def _attempt(work: Work, rows: np.ndarray, attempt: int) -> bool:
         return False
     if cause is not None:
         failed = {int(rows[0]): said}
+    _done(work, rows.tolist(), failed, cause)
+    return True
+
+
+def _settle(work: Work, batch: Batch, written: dict[int, Completion], failed: dict[int, str]) -> None:
+    """Take in a micro-batch of a model that writes in slots."""
+    work.told.complete(written)
+    work.told.batches.append(batch)
+    work.control.done(batch)
+    if written or failed:
+        _done(work, [*written, *failed], failed)
+
+
+def _done(work: Work, rows: list[int], failed: dict[int, str], cause: Exception | None = None) -> None:
+    """Rows are answered, or have failed for good."""
     work.told.errors.update(failed)
-    hand_over(work, [row for row in rows.tolist() if row not in failed])
+    hand_over(work, [row for row in rows if row not in failed])
     count(work, len(rows), failed)
     if work.failed >= GIVE_UP_AFTER and not work.succeeded:
         last = next(reversed(failed.values()))
-        raise BrokenModelError(
-            f"{work.name} answered none of its first {work.failed} rows; the last one: {last}"
-        ) from cause
-    return True
+        said = f"{work.name} answered none of its first {work.failed} rows; the last one: {last}"
+        raise BrokenModelError(said) from cause
 
 
 def hand_over(work: Work, rows: list[int]) -> None:
@@ -369,6 +402,9 @@ def micro_batches(model: Any, question: Question, told: Rows, lengths: np.ndarra
     n, extra = len(told.tokens_in), question.max_tokens
     budget, rows = _budget(model), int(getattr(model, "batch_rows", 0) or 0)
     open_rows = np.setdiff1d(np.arange(n), list(told.errors)) if told.errors else np.arange(n)
+    slots = int(getattr(model, "slots", 0) or 0) if question.operation == "generate" else 0
+    if slots and lengths is not None:
+        return [open_rows[picked] for picked in longest_first(lengths[open_rows], SLOTFULS * slots)]
     if budget and lengths is not None:
         return [open_rows[picked] for picked in pack(lengths[open_rows], budget, extra=extra)]
     return [open_rows[picked] for picked in in_order(len(open_rows), rows)] if rows else Growing(open_rows)
@@ -397,10 +433,7 @@ def _step(
 
     def generate(rows: np.ndarray) -> dict[int, str]:
         answer = method([items[row] for row in rows.tolist()], **question.options())
-        for row, completion in zip(rows.tolist(), completions(answer, len(rows)), strict=True):
-            told.values[row] = completion
-            told.tokens_in[row] = completion.tokens_in or told.tokens_in[row]
-            told.tokens_out[row] = completion.tokens_out
+        told.complete(dict(zip(rows.tolist(), completions(answer, len(rows)), strict=True)))
         return {}
 
     def embed(rows: np.ndarray) -> dict[int, str]:
@@ -423,22 +456,6 @@ def _store(told: Rows, rows: np.ndarray, operation: Operation, answer: Asked) ->
     values = answer.values if operation == "generate" else np.asarray(answer.values)
     told.store(rows, values, answer.tokens_in, answer.tokens_out)
     return failed if operation == "generate" else {**not_finite(values, rows), **failed}
-
-
-def method_of(model: Any, operation: Operation) -> Any:
-    """The method for an operation; `ModelError` says what the model has instead."""
-    method = getattr(model, operation, None)
-    if callable(method):
-        return method
-    offers = [name for name in _ANSWERS if callable(getattr(model, name, None))]
-    raise ModelError(
-        f"{name_of(model)} gives no {_ANSWERS[operation]}: it has no method {operation}"
-        f" ({'it has ' + ', '.join(offers) if offers else 'nor any other of a model'}); name another model"
-    )
-
-
-def name_of(model: Any) -> str:
-    return f"model {getattr(getattr(model, 'info', None), 'name', '') or type(model).__name__}"
 
 
 def _budget(model: Any) -> int:

@@ -61,6 +61,9 @@ class LocalModel(Protocol):
         """As `generate` for as many prompts as there are, answers as they come. A row that fails costs itself only."""
         ...
 
+    slots: int
+    """How many rows `generate_in_slots` writes at once."""
+
     token_budget: int
     """Padded tokens of one micro-batch that suit this model on its device (aims at 0.2-0.5 s on a CPU)."""
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from sqluice.errors import BrokenModelError, ModelError
 from sqluice.workers import ray_cluster
+from sqluice.workers.checks import method_of, name_of
 from sqluice.workers.pool import (
     LocalPool,
     Pool,
@@ -30,9 +31,7 @@ from sqluice.workers.pool import (
     Work,
     admit,
     calibration,
-    method_of,
     micro_batches,
-    name_of,
 )
 from sqluice.workers.ray_dispatch import WAIT, Dispatch
 from sqluice.workers.ray_manager import manager_of
@@ -185,6 +184,7 @@ class RayModel:
         self.facts = facts
         self._check = check
         self.token_budget = facts.token_budget
+        self.slots = facts.slots
         self.batch_rows = facts.batch_rows
         if "prefix_tokens" not in facts.offers:
             self.prefix_tokens = facts.prefix_tokens

@@ -29,6 +29,7 @@ class Facts:
     info: ModelInfo
     offers: tuple[str, ...]
     token_budget: int = 0
+    slots: int = 0
     batch_rows: int = 0
     prefix_tokens: int = 0
     seconds_load: float = 0.0

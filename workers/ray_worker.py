@@ -81,6 +81,7 @@ class Worker:
             info if isinstance(info, ModelInfo) else ModelInfo(self._descriptor.name),
             tuple(name for name in _METHODS if callable(getattr(model, name, None))),
             token_budget=int(getattr(model, "token_budget", 0) or 0),
+            slots=int(getattr(model, "slots", 0) or 0),
             batch_rows=int(getattr(model, "batch_rows", 0) or 0),
             prefix_tokens=0 if callable(prefix) else int(prefix or 0),
             seconds_load=self._seconds_load,

@@ -5,19 +5,23 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqluice.errors import ModelError
 from sqluice.workers.failures import describe
 from sqluice.workers.protocol import Batch, Wave
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
-    from sqluice.types import Completion, Prompt
+    import numpy as np
+
+    from sqluice.types import Completion
+    from sqluice.workers.pool import Question
     from sqluice.workers.protocol import Control
 
-    Settle = Callable[[Batch, dict[int, Completion], dict[int, str]], None]
+Waves: TypeAlias = "Callable[[Sequence[int]], Generator[Wave]]"
+Settle: TypeAlias = "Callable[[Batch, dict[int, Completion], dict[int, str]], None]"
 
 SLICE_SECONDS = 0.25
 
@@ -52,34 +56,41 @@ class _Slice:
         self.settle(batch, done, {})
 
 
+def waves_of(model: Any, question: Question, items: Sequence[Any]) -> Waves | None:
+    """How a model that writes in slots is asked; None for the others, and for other questions."""
+    if question.operation != "generate" or not callable(getattr(model, "generate_in_slots", None)):
+        return None
+
+    def waves(rows: Sequence[int]) -> Generator[Wave]:
+        some = [items[row] for row in rows]
+        found: Generator[Wave] = model.generate_in_slots(some, **question.options())
+        return found
+
+    return waves
+
+
 def written(
-    model: Any,
-    prompts: dict[int, Prompt],
-    control: Control,
-    settle: Settle,
-    *,
-    max_tokens: int,
-    schema: dict[str, object] | None,
+    waves: Waves, batch: np.ndarray, texts: Callable[[int], Sequence[str]], control: Control, settle: Settle
 ) -> None:
-    """Ask `model` about `prompts`. `settle` takes each micro-batch with its completions, and each row that failed in
-    one of its own; `control` is asked after every step of the model. Should the model itself break off, the rows it has
-    not told about have that error."""
-    rows, slice_ = list(prompts), _Slice(settle)
+    """Have the rows of `batch` written. `settle` takes each micro-batch with its completions, and each row that failed
+    in one of its own; `control` is asked after every step of the model. Should the model itself break off, the rows it
+    has not told about have that error. `texts` of rows are not repeated in errors."""
+    rows, slice_ = batch.tolist(), _Slice(settle)
     todo = set(rows)
-    waves = model.generate_in_slots(list(prompts.values()), max_tokens=max_tokens, schema=schema)
-    with closing(cast("Generator[Wave]", waves)):
+    control.check()
+    with closing(waves(rows)) as told:
         try:
-            while (wave := _next(waves, todo, rows)) is not None:
+            while (wave := _next(told, todo, rows)) is not None:
                 slice_.done |= {rows[at]: completion for at, completion in wave.completions.items()}
                 slice_.pad_tokens += wave.pad_tokens
                 slice_.longest = max(slice_.longest, wave.max_tokens)
                 if wave.errors or wave.lost or time.time() - slice_.started >= SLICE_SECONDS:
                     slice_.close()
                 for at, error in wave.errors.items():
-                    said = describe(error, prompts[rows[at]].args)
+                    said = describe(error, texts(rows[at]))
                     settle(slice_.batch(1, said), {}, {rows[at]: said})
                 if wave.lost and wave.error is not None:
-                    said = describe(wave.error, (arg for prompt in prompts.values() for arg in prompt.args))
+                    said = describe(wave.error, (text for row in rows for text in texts(row)))
                     settle(slice_.batch(wave.lost, said), {}, {})
                 todo -= {rows[at] for at in (*wave.completions, *wave.errors)}
                 control.check()

@@ -95,7 +95,7 @@ def test_answers_are_put_in_order_and_counted_once(slice_seconds: float) -> None
     ends = [(batch.started, batch.ended) for batch in asked.batches]
     assert all(first[1] <= second[0] for first, second in pairwise(ends))
     assert watch.told == dict(enumerate(asked.values))
-    assert watch.checks == 12
+    assert watch.checks == 13
 
 
 @pytest.mark.usefixtures("slice_seconds")
@@ -119,7 +119,7 @@ def test_a_failing_row_has_an_error_and_lost_work_is_told_apart() -> None:
 
 @pytest.mark.usefixtures("slice_seconds")
 def test_interruption_keeps_what_was_answered() -> None:
-    model, watch = Waves(one_by_one), Watch(stop_after=4)
+    model, watch = Waves(one_by_one), Watch(stop_after=5)
     with pytest.raises(InterruptedQueryError) as caught:
         ask(model, watch=watch)
     asked: Asked = vars(caught.value)["asked"]
