@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 GIVE_UP_AFTER = 64
 """Rows that fail one after another, before any has succeeded, until the model is given up."""
 
-SLOTFULS = 16
+SLOTFULS = 8
 """Rows a slot, of what one worker is given to write: fewer leave slots empty, more are lost with a worker."""
 
 NOT_ASKED = "not asked"
