@@ -83,6 +83,7 @@ RULES = {
               OR d.reason IS DISTINCT FROM
                  CASE d.tier WHEN 'oracle' THEN 'exact' WHEN 'cache' THEN 'cache hit' WHEN 'rule' THEN 'rule' END
             WHEN 'failed' THEN d.error IS NULL OR d.reason <> 'failed' OR d.answer IS NOT NULL
+            WHEN 'capped' THEN d.error IS NULL OR d.reason NOT IN ('budget', 'token limit') OR d.answer IS NOT NULL
             ELSE true END""",
     "every decision has a run and an operator": """
         SELECT d.run_id, d.op FROM ai.decisions d ANTI JOIN ai.ops o USING (run_id, op)
