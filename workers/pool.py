@@ -345,9 +345,8 @@ def _done(work: Work, rows: list[int], failed: dict[int, str], cause: Exception 
     hand_over(work, [row for row in rows if row not in failed])
     count(work, len(rows), failed)
     if work.failed >= GIVE_UP_AFTER and not work.succeeded:
-        last = next(reversed(failed.values()))
-        said = f"{work.name} answered none of its first {work.failed} rows; the last one: {last}"
-        raise BrokenModelError(said) from cause
+        said = f"none of its first {work.failed} rows; the last one: {next(reversed(failed.values()))}"
+        raise BrokenModelError(f"{work.name} answered {said}") from cause
 
 
 def hand_over(work: Work, rows: list[int]) -> None:

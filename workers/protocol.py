@@ -91,8 +91,8 @@ class Wave:
 
 @dataclass(slots=True)
 class Batch:
-    """One attempt at one micro-batch. Times are seconds since the epoch; `tokens` excludes padding. `outcome` is `ok`,
-    `error` or `wasted`."""
+    """One attempt at one micro-batch; of a generation in slots, the rows that were done within a slice of time. Times
+    are seconds since the epoch; `tokens` excludes padding. `outcome` is `ok`, `error` or `wasted`."""
 
     rows: int
     started: float
