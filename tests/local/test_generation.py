@@ -64,7 +64,8 @@ def test_rows_in_slots_through_sql(local: Connection) -> None:
             assert status == "answered"
             assert most <= 6
     (sums,) = local.execute(
-        "SELECT tokens_out = (SELECT sum(tokens_out) FROM ai.decisions WHERE run_id = $1) FROM ai.ops WHERE run_id = $1",
+        "SELECT tokens_out = (SELECT sum(tokens_out) FROM ai.decisions WHERE run_id = $1)"
+        " FROM ai.ops WHERE run_id = $1",
         [report.run_id],
     ).fetchall()
     assert sums == (True,)
