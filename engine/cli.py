@@ -385,7 +385,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _job(args: argparse.Namespace) -> int:
-    from sqluice.engine.jobs.api import command
+    from sqluice.engine.jobs.command import command
 
     return command(args, settings_of(args))
 

@@ -27,7 +27,8 @@ from sqluice.engine.run import Run, Runner
 from sqluice.engine.settings import Settings
 from sqluice.engine.statement import AiStatement
 from sqluice.engine.statistics import Statistics
-from sqluice.engine.trace import TraceFolder, session_folder
+from sqluice.engine.trace import TraceFolder
+from sqluice.engine.trace_names import session_folder
 from sqluice.errors import Error, InterfaceError, InterruptedQueryError, ProgrammingError
 from sqluice.udfs.install import functions_for
 from sqluice.workers.registry import Registry

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import itertools
 import json
-import os
 import platform
-import shutil
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -23,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from sqluice.engine.report import CascadeReport, Report, totals
+from sqluice.engine.trace_names import new_run_id
 from sqluice.engine.trace_schema import (
     TABLES,
     Labels,
@@ -59,8 +57,6 @@ Status: TypeAlias = Literal["ok", "error", "interrupted"]
 TIERS = ("oracle", "proxy", "cache", "head", "rule")
 _REASONS = {"cache": "cache hit", "rule": "rule"}
 _STATES = {"failed": "failed", "capped": "budget", "cut": "token limit"}
-_COUNTER = itertools.count()
-KEPT_SESSIONS = 20
 
 
 class TraceFolder:
@@ -279,7 +275,7 @@ class RunTrace:
     Several threads may record at once; the counters of one operator belong to one thread."""
 
     def __init__(self, folder: Path, sql: str, settings: Mapping[str, Value], mode: Mode) -> None:
-        self.run_id = _new_run_id()
+        self.run_id = new_run_id()
         self.sql = clean(redact(sql))
         self.mode = mode
         self.label: str | None = "exact"
@@ -460,32 +456,6 @@ def _rows(table: str, rows: list[dict[str, object]]) -> pa.RecordBatch:
     import pyarrow as pa
 
     return pa.RecordBatch.from_pylist(rows, schema=schema(table))
-
-
-def session_folder(parent: Path) -> Path:
-    """A folder for the traces of one database in memory, below `parent`. Of those of ended processes the newest
-    `KEPT_SESSIONS` stay; the others are removed now."""
-    old = sorted(folder for folder in parent.glob("2*") if not _lives(folder.name))
-    for folder in old[:-KEPT_SESSIONS]:
-        shutil.rmtree(folder, ignore_errors=True)
-    return parent / _new_run_id()
-
-
-def _lives(name: str) -> bool:
-    """Whether the process that a run's or session's name was made in still runs."""
-    try:
-        os.kill(int(name.split("-")[1]), 0)
-    except (ValueError, IndexError, ProcessLookupError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _new_run_id() -> str:
-    """Sorts by time; unique among processes: `20261124T145324.123456-<pid>-<counter>`."""
-    now = datetime.datetime.now(datetime.UTC)
-    return f"{now:%Y%m%dT%H%M%S.%f}-{os.getpid()}-{next(_COUNTER)}"
 
 
 def _utc(seconds: float) -> datetime.datetime:
