@@ -2,7 +2,7 @@
 
 Usage::
 
-    python benchmarks/simulate.py [--batches 'traces/batches/*.parquet'] [--driver-us 60] [--faster 200]
+    python benchmarks/simulate.py [--batches 'traces/batches/*.parquet'] [--driver-us 14] [--faster 200]
                                   [--rows 10000,1000000,1000000000] [--workers 1,10,100,1000] [--json]
 
 What is measured first, unless it is given: the seconds and rows of each micro-batch (`ai.batches` of a run of the
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--batches", help="Parquet files of ai.batches; measured on the embedded model without it")
-    parser.add_argument("--driver-us", type=float, default=60.0, help="microseconds that a row costs a driver on Ray")
+    parser.add_argument("--driver-us", type=float, default=14.0, help="microseconds that a row costs a driver on Ray")
     parser.add_argument("--faster", type=float, default=1.0, help="workers that are so many times as fast")
     parser.add_argument("--rows", default="10000,1000000,100000000,1000000000")
     parser.add_argument("--workers", default="1,10,100,1000")
