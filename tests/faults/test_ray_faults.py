@@ -38,6 +38,14 @@ def run(connection: Connection, n: int) -> tuple[list[Any], Any]:
     return found, cursor.report
 
 
+def both_up(connection: Connection) -> Connection:
+    """The same, once both workers have the model."""
+    run(connection, 1)
+    pool: Any = pool_of(WHERE)
+    assert pool.ready() == 2
+    return connection
+
+
 def expected(on_workers: Connect, tmp_path: Path, n: int) -> list[Any]:
     """What a run without faults answers, in process."""
     folder = tmp_path / "sound"
@@ -100,7 +108,7 @@ def test_a_worker_that_hangs_is_replaced(on_workers: Connect, tmp_path: Path, mo
 
 
 def test_a_slow_worker_gets_little_and_hard_rows_are_asked_once(on_workers: Connect, tmp_path: Path) -> None:
-    connection = on_workers(Worked(tmp_path, Plan(slow=5, seconds_a_row=0.005, batch_rows=10)))
+    connection = both_up(on_workers(Worked(tmp_path, Plan(slow=5, seconds_a_row=0.005, batch_rows=10))))
     found, report = run(connection, 400)
     assert found == expected(on_workers, tmp_path, 400)
     check_trace(connection, report, 400)
