@@ -166,17 +166,26 @@ def test_a_broken_proxy_leaves_everything_to_the_oracle(on_workers: Connect, tmp
 
 
 def test_a_broken_oracle_stops_the_query_and_keeps_what_is_done(on_workers: Connect, tmp_path: Path) -> None:
-    plan = Plan(dies="row 90.", batch_rows=10)
-    pool_of(WHERE)
-    connection = on_workers(Worked(tmp_path, plan), ai_cache="memory")
-    limits = Limits(deaths=1)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(BrokenModelError, match="has no worker left"):
-        patch.setattr(pool_of(WHERE), "limits", limits)
-        run(connection, 100)
-    before = asked(tmp_path)
-    run(connection, 80)
-    again = sum((asked(tmp_path) - before).values())
-    assert again <= 80 - 10
+    import ray
+
+    connection = both_up(on_workers(Worked(tmp_path, Plan(seconds_a_row=0.01, batch_rows=10)), ai_cache="memory"))
+    pool: Any = pool_of(WHERE)
+    (model,) = pool._models.values()
+
+    def end_all() -> None:
+        while len(asked(tmp_path)) < 60:
+            time.sleep(0.05)
+        for peer in model.group.peers():
+            ray.kill(peer.actor)  # for good, as when their machines are gone
+
+    thread = threading.Thread(target=end_all)
+    thread.start()
+    with pytest.raises(BrokenModelError, match="has no worker left"):
+        run(connection, 1000)
+    thread.join()
+    found, report = run(connection, 80)
+    assert found == expected(on_workers, tmp_path, 80)
+    assert report.cached >= 20
 
 
 def test_a_model_that_answers_nothing_is_given_up_as_in_process(on_workers: Connect, tmp_path: Path) -> None:
