@@ -177,3 +177,12 @@ def test_no_cluster_no_answer() -> None:
         return
     with pytest.raises(OperationalError, match=r"no Ray cluster answers at ray://127.0.0.1:9"):
         connection.cursor().execute("SET ai_oracle = 'oracle'").execute(FILTER)
+
+
+def test_a_budget_of_calls_is_kept(on_workers: Connect, tmp_path: Path) -> None:
+    connection = on_workers(Worked(tmp_path, Plan(batch_rows=20)), ai_budget="100 calls")
+    cursor = connection.cursor()
+    cursor.execute(FILTER)
+    assert cursor.report is not None
+    assert 50 < sum(asked(tmp_path).values()) <= 100
+    assert cursor.report.label == "uncertified(budget)"
