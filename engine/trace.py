@@ -154,17 +154,14 @@ class OpTrace:
 
     def add_batches(self, batches: Sequence[Batch]) -> None:
         """Count and record attempts at micro-batches."""
-        if not batches:
-            return
-        first = self.batches
-        self.batches += len(batches)
+        first, self.batches = self.batches, self.batches + len(batches)
         counted = [batch for batch in batches if batch.outcome != WASTED]
         self.tokens_in += sum(batch.tokens_in for batch in counted)
         self.tokens_out += sum(batch.tokens_out for batch in counted)
         self.pad_tokens += sum(batch.pad_tokens for batch in counted)
         self.seconds_busy += sum(batch.ended - batch.started for batch in counted)
         self._add_joules(batches)
-        if self.run.records:
+        if batches and self.run.records:
             self.run.record("batches", _batch_columns(self, batches, first))
 
     def _add_joules(self, batches: Sequence[Batch]) -> None:
@@ -354,11 +351,9 @@ class RunTrace:
             self.give_up(_failure(error))
 
     def _summary(self, status: Status) -> Report:
-        seconds = time.perf_counter() - self._clock
-        label = self.label if status == "ok" else None
-        warnings = sum(self.warnings.values())
-        sums = totals(self.operators)
-        report = Report(self.run_id, self.sql, status, seconds, label=label, warnings=warnings, recorded=False, **sums)
+        facts = (self.run_id, self.sql, status, time.perf_counter() - self._clock)
+        label, warnings = self.label if status == "ok" else None, sum(self.warnings.values())
+        report = Report(*facts, label=label, warnings=warnings, recorded=False, **totals(self.operators))
         return replace(report, degraded=self.degraded)
 
     def _publish(self, report: Report, error: str | None) -> None:
