@@ -283,7 +283,7 @@ def embedded_models(without: Sequence[str]) -> tuple[Chat, Callable[[list[str]],
     from sqluice.workers import fetch, gguf, package
 
     path = fetch.folder("default") / fetch.WEIGHTS[fetch.resolve("default")].main
-    server = gguf._serve(path, 2, "")
+    server = gguf._serve(path, 1, "")  # two that share a busy core wait for each other
     embedder: Any = package.load("embedder")
     lock = threading.Lock()
 
