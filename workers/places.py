@@ -33,7 +33,10 @@ DEFAULTS = ("loopback", "packages", "hub", "cwd")
 """Words an allow list may hold beside hosts, folders and packages; `default` stands for all of them."""
 
 LOAD_OPTIONS = ("dtype", "device", "threads", "thinking")
-ENDPOINT_OPTIONS = ("api_key_env", "concurrency", "timeout", "deadline")
+ENDPOINT_OPTIONS = (
+    *("api_key_env", "concurrency", "timeout", "deadline"),
+    *("price_in", "price_out", "price_cached", "batch"),
+)
 
 _HUB = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
 _REVISION = re.compile(r"^[\w][\w./-]*$")

@@ -2,7 +2,7 @@
 
 A pool sorts and packs rows, keeps what one bad row costs down to that row, and restores the order. A
 micro-batch that fails is halved until the rows that fail stand alone; a model that has not answered one of
-its first rows is given up. Models of ours may answer row by row themselves (`ask`, see `Asking`).
+its first rows is given up. Models of ours may answer row by row themselves (`ask`, see `protocol.Asking`).
 
 `LocalPool` does all of it in this process. `ray_pool.RayPool` admits and packs in this process as well, and has
 each micro-batch `run` by a worker.
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from sqluice.types import Completion, Prompt
-    from sqluice.workers.protocol import Control
+    from sqluice.workers.protocol import Control, Operation
     from sqluice.workers.registry import LoadOptions, Registry
 
 GIVE_UP_AFTER = 64
@@ -42,8 +43,6 @@ NOT_ASKED = "not asked"
 """The error of a row that an interruption left out."""
 
 _CHARS_NO_TOKEN_HAS = 128
-
-Operation: TypeAlias = Literal["score", "generate", "embed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +61,6 @@ class Question:
         if self.operation == "score":
             return {"choices": self.choices}
         return {"max_tokens": self.max_tokens, "schema": self.schema} if self.operation == "generate" else {}
-
-
-class Asking(Protocol):
-    """A model that handles the failures of single rows itself: remote endpoints, recorded answers."""
-
-    batch_rows: int
-
-    def ask(
-        self,
-        operation: Operation,
-        items: Sequence[Prompt] | Sequence[str],
-        *,
-        choices: Sequence[str] = (),
-        max_tokens: int = 0,
-        schema: dict[str, object] | None = None,
-        control: Control | None = None,
-    ) -> Asked:
-        """Answers in order, with `errors` for the rows that have none; checks `control` while it waits."""
-        ...
 
 
 @dataclass(slots=True)
@@ -239,6 +219,8 @@ class LocalPool(Pool):
         lengths = admit(model, question, items, told)
         work = Work.of(model, question, items, told, control)
         work.lengths, work.bias = lengths, calibration(model, question, items)
+        if hasattr(model, "stream"):
+            return _flow(model, question, items, work)
         batches = micro_batches(model, question, told, lengths)
         if work.waves is not None and isinstance(batches, list) and batches:
             batches = [np.concatenate(batches)]  # the more rows wait, the longer the slots stay full
@@ -304,6 +286,24 @@ def run(work: Work, batches: Iterable[np.ndarray]) -> Asked:
     return work.told.asked(work.bias)
 
 
+def _flow(model: Any, question: Question, items: Sequence[Any], work: Work) -> Asked:
+    """Ask about all rows at once, and take the answers as they come."""
+    rows = _open_rows(work.told)
+    some = [items[row] for row in rows.tolist()]
+    try:
+        with closing(model.stream(question.operation, some, control=work.control, **question.options())) as parts:
+            for at, part in parts:
+                failed = _store(work.told, rows[at], question.operation, part)
+                work.told.batches += part.batches
+                for batch in part.batches:
+                    work.control.done(batch)
+                _done(work, rows[at].tolist(), failed)
+    except BaseException as error:
+        work.told.cut_short(error, work.bias)
+        raise
+    return work.told.asked(work.bias)
+
+
 def _attempt(work: Work, rows: np.ndarray, attempt: int) -> bool:
     """Ask once; False when the micro-batch is to be halved. A row alone that fails gets its error."""
     started = time.time()
@@ -345,7 +345,7 @@ def _done(work: Work, rows: list[int], failed: dict[int, str], cause: Exception 
     hand_over(work, [row for row in rows if row not in failed])
     count(work, len(rows), failed)
     if work.failed >= GIVE_UP_AFTER and not work.succeeded:
-        said = f"none of its first {work.failed} rows; the last one: {next(reversed(failed.values()))}"
+        said = f"none of its first {work.failed} rows; the last one: {next(reversed(work.told.errors.values()))}"
         raise BrokenModelError(f"{work.name} answered {said}") from cause
 
 
@@ -398,15 +398,21 @@ def _batch_of(work: Work, rows: np.ndarray, started: float, attempt: int, said: 
 
 def micro_batches(model: Any, question: Question, told: Rows, lengths: np.ndarray | None) -> list[np.ndarray] | Growing:
     """Rows without an error so far, packed as the model likes them."""
-    n, extra = len(told.tokens_in), question.max_tokens
+    extra = question.max_tokens
     budget, rows = _budget(model), int(getattr(model, "batch_rows", 0) or 0)
-    open_rows = np.setdiff1d(np.arange(n), list(told.errors)) if told.errors else np.arange(n)
+    open_rows = _open_rows(told)
     slots = int(getattr(model, "slots", 0) or 0) if question.operation == "generate" else 0
     if slots and lengths is not None:
         return [open_rows[picked] for picked in longest_first(lengths[open_rows], SLOTFULS * slots)]
     if budget and lengths is not None:
         return [open_rows[picked] for picked in pack(lengths[open_rows], budget, extra=extra)]
     return [open_rows[picked] for picked in in_order(len(open_rows), rows)] if rows else Growing(open_rows)
+
+
+def _open_rows(told: Rows) -> np.ndarray:
+    """Rows without an error so far."""
+    every = np.arange(len(told.tokens_in))
+    return np.setdiff1d(every, list(told.errors)) if told.errors else every
 
 
 def _step(
