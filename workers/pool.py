@@ -21,9 +21,10 @@ import numpy as np
 
 from sqluice.errors import BrokenModelError, Error, InterruptedQueryError, ModelError
 from sqluice.workers import streaming
-from sqluice.workers.batching import Growing, estimated_lengths, in_order, longest_first, pack
+from sqluice.workers.admission import admit, token_budget
+from sqluice.workers.batching import Growing, in_order, longest_first, pack
 from sqluice.workers.checks import NOT_A_NUMBER, completions, matrix, method_of, name_of, not_finite
-from sqluice.workers.failures import describe, is_out_of_memory, overflow
+from sqluice.workers.failures import describe, is_out_of_memory
 from sqluice.workers.protocol import Asked, Batch
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ SLOTFULS = 8
 
 NOT_ASKED = "not asked"
 """The error of a row that an interruption left out."""
-
-_CHARS_NO_TOKEN_HAS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,43 +226,6 @@ class LocalPool(Pool):
         return run(work, batches)
 
 
-def admit(model: Any, question: Question, items: Sequence[Any], told: Rows) -> np.ndarray | None:
-    """Tokens of each item, int64 [n], past the prefix that prompts share; None when nobody needs them. Prompts that do
-    not fit the model's context get their error."""
-    if question.operation != "embed":
-        return _admit_prompts(model, items, told, question.max_tokens)
-    measure = getattr(model, "count_tokens", None)
-    return _lengths_of(measure, items, _sizes(items), told.tokens_in) if _budget(model) else None
-
-
-def _admit_prompts(model: Any, prompts: Sequence[Prompt], told: Rows, max_tokens: int) -> np.ndarray | None:
-    limit = int(getattr(getattr(model, "info", None), "context_tokens", 0) or 0)
-    measure = getattr(model, "lengths", None)
-    if not prompts or not (limit or _budget(model) or callable(measure)):
-        return None
-    name = name_of(model)
-    chars = np.fromiter(map(_chars, prompts), dtype=np.int64, count=len(prompts))
-    prefix = _prefix_tokens(model, prompts[0]) if callable(measure) else 0
-    if limit:  # nobody spends seconds on tokenising what cannot fit
-        for row in np.flatnonzero(chars > limit * _CHARS_NO_TOKEN_HAS).tolist():
-            told.errors[row] = overflow("about ", int(chars[row]) // 4, limit, name, int(chars[row]), 0)
-    rows = [row for row in range(len(prompts)) if row not in told.errors]
-    lengths = np.zeros(len(prompts), dtype=np.int64)
-    tokens = np.zeros(len(rows), dtype=np.int32)
-    lengths[rows] = _lengths_of(measure, [prompts[row] for row in rows], chars[rows], tokens)
-    total = lengths + prefix + max_tokens
-    for row in np.flatnonzero(total > limit).tolist() if limit else ():
-        about = "" if tokens.any() else "about "
-        told.errors[row] = overflow(about, int(total[row]), limit, name, int(chars[row]), max_tokens)
-    told.tokens_in[rows] = np.where(tokens > 0, tokens + prefix, 0)
-    told.tokens_in[list(told.errors)] = 0  # never sent
-    return lengths
-
-
-def _chars(prompt: Prompt) -> int:
-    return len(prompt.prefix) + len(prompt.template) + sum(map(len, prompt.args))
-
-
 def run(work: Work, batches: Iterable[np.ndarray]) -> Asked:
     """Ask about every micro-batch; halve those that fail. On the way out by an exception, what was answered
     goes with it."""
@@ -399,7 +361,7 @@ def _batch_of(work: Work, rows: np.ndarray, started: float, attempt: int, said: 
 def micro_batches(model: Any, question: Question, told: Rows, lengths: np.ndarray | None) -> list[np.ndarray] | Growing:
     """Rows without an error so far, packed as the model likes them."""
     extra = question.max_tokens
-    budget, rows = _budget(model), int(getattr(model, "batch_rows", 0) or 0)
+    budget, rows = token_budget(model), int(getattr(model, "batch_rows", 0) or 0)
     open_rows = _open_rows(told)
     slots = int(getattr(model, "slots", 0) or 0) if question.operation == "generate" else 0
     if slots and lengths is not None:
@@ -463,16 +425,6 @@ def _store(told: Rows, rows: np.ndarray, operation: Operation, answer: Asked) ->
     return failed if operation == "generate" else {**not_finite(values, rows), **failed}
 
 
-def _budget(model: Any) -> int:
-    return int(getattr(model, "token_budget", 0) or 0)
-
-
-def _prefix_tokens(model: Any, prompt: Prompt) -> int:
-    """Tokens of the instruction prefix that `model.lengths` leaves out."""
-    tokens = getattr(model, "prefix_tokens", 0)
-    return int(tokens(prompt) if callable(tokens) else tokens or 0)
-
-
 def calibration(model: Any, question: Question, items: Sequence[Any]) -> np.ndarray | None:
     """Float32 [k]: what is taken off the scores of all rows; None where the model offers none."""
     calibrate = getattr(model, "calibration", None)
@@ -485,22 +437,3 @@ def calibration(model: Any, question: Question, items: Sequence[Any]) -> np.ndar
         raise
     except Exception as error:
         raise ModelError(f"{name_of(model)} cannot be calibrated: {describe(error, prompt.args)}") from error
-
-
-def _sizes(texts: Sequence[str]) -> np.ndarray:
-    return np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-
-
-def _lengths_of(measure: Any, items: Sequence[Any], chars: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Int64 [n] tokens by `measure`, also written to `tokens`; a guess where it is missing or fails."""
-    if callable(measure):
-        try:
-            found = np.asarray(measure(items), dtype=np.int64)
-        except (InterruptedQueryError, BrokenModelError):
-            raise
-        except Exception:  # noqa: BLE001 - the row that cannot be tokenised is found when it is asked
-            found = np.empty(0, dtype=np.int64)
-        if found.shape == (len(items),):
-            tokens[:] = found
-            return found
-    return estimated_lengths(chars)

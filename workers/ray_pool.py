@@ -20,6 +20,7 @@ import numpy as np
 
 from sqluice.errors import BrokenModelError
 from sqluice.workers import ray_cluster
+from sqluice.workers.admission import admit
 from sqluice.workers.checks import method_of, name_of
 from sqluice.workers.pool import (
     LocalPool,
@@ -27,7 +28,6 @@ from sqluice.workers.pool import (
     Question,
     Rows,
     Work,
-    admit,
     calibration,
     micro_batches,
 )
