@@ -99,8 +99,8 @@ class Wave:
 @dataclass(slots=True)
 class Batch:
     """One attempt at one micro-batch; of a generation in slots, the rows that were done within a slice of time. Times
-    are seconds since the epoch; `tokens` excludes padding; `tokens_cached` are those of `tokens_in` that the model had in a
-    cache. `outcome` is `ok`, `error`, `wasted` or `retry`."""
+    are seconds since the epoch; `tokens` excludes padding; `tokens_cached` are those of `tokens_in` that the model had
+    in a cache. `outcome` is `ok`, `error`, `wasted` or `retry`."""
 
     rows: int
     started: float

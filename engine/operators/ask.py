@@ -404,8 +404,8 @@ class Asker:
 
 
 def cost(info: ModelInfo, batches: Sequence[Batch], guessed: float = 0.0) -> float:
-    """US dollars that a model's maker takes for some micro-batches; each batch gets its own. `guessed` are the tokens of
-    an input, where the model does not count them."""
+    """US dollars that a model's maker takes for some micro-batches; each batch gets its own. `guessed` are the tokens
+    of an input, where the model does not count them."""
     cached = info.price_in if info.price_cached is None else info.price_cached
     for batch in batches:
         if batch.outcome not in (RETRY, WASTED):
