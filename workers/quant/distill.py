@@ -1,9 +1,9 @@
 """RaBiT's coupled training (arXiv 2602.05367), as an option for small models: a rabit artifact learns from its base.
 
-Each layer keeps one full-precision latent W; in every step `B_1 = sign(W)`, `B_2 = sign(W - g_1 B_1 h_1)` and so on, so
-that a path always binarizes what the ones before it leave. The gradient of the sum of paths goes to W as it is (straight
-through), those of g and h are exact with the signs held. The latent starts where the post-training fit ended. The loss is
-the relative squared difference of hidden states to the base model's, mean over blocks.
+Each layer keeps one full-precision latent W; in every step `B_1 = sign(W)`, `B_2 = sign(W - g_1 B_1 h_1)` and so on:
+a path always binarizes what the ones before it leave. The gradient of the sum of paths goes to W as it is (straight
+through), those of g and h are exact with the signs held. The latent starts where the post-training fit ended. The
+loss is the relative squared difference of hidden states to the base model's, mean over blocks.
 
 The base model, the student and the optimiser's two moments of every weight are in memory at once.
 """
@@ -106,7 +106,7 @@ def distill(
     tokenizer = runner.opened_tokenizer(files)
     config = torch_load.open_config(files)
     longest = probe.longest(files.folder, config, runner.LONGEST)
-    rows = calibrate.tokenised(tokenizer, texts, longest, tokens)
+    rows = calibrate.tokenised(tokenizer, list(texts), longest, tokens)
     calibrate.check_enough(rows, runner.LEAST_TOKENS)
     teacher, student = (_model(files, held.manifest["base"]["generative"]).to(where) for _ in range(2))
     layers = {name: _couple(student, held, name, bits) for name in held.manifest["layers"]}
