@@ -162,8 +162,8 @@ class Transport:
                     f" {self.limits.deadline:g} s: {failed.cause}; what was answered is in the cache,"
                     " ask again later or raise the option deadline"
                 )
-            longest = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(tries, 16))
-            tries += not failed.wait
+            longest = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(attempts - 1, 16))
+            tries += not failed.wait and not silent  # what all others suffer says nothing about this row
             pause = max(failed.wait, _jitter.uniform(0, longest))
             late = time.monotonic() + pause > give_up
             if late and silent and self._answers == first:
@@ -171,7 +171,7 @@ class Transport:
                     f"{self.where} has answered nothing for {self.limits.deadline:g} s: {failed.cause};"
                     " what was answered is in the cache, ask again when it is well"
                 )
-            if late or (tries > RETRIES and not silent):
+            if late or tries > RETRIES:
                 raise RefusedError(f"{failed.cause}; tried {attempts} times")
             await asyncio.sleep(pause)
 
