@@ -35,8 +35,8 @@ MOST_RATE = 0.5
 MORE = 4.0
 """How much higher the rate is when a proof fails."""
 
-ROUNDS = 3
-"""Rates that are tried."""
+SHARES = (0.8, 0.1, 0.1)
+"""Of delta, for each rate that is tried."""
 
 
 def learn(plan: Plan, request: Request) -> tuple[dict[str, Policy], dict[str, Any]]:
@@ -59,7 +59,7 @@ def learn(plan: Plan, request: Request) -> tuple[dict[str, Policy], dict[str, An
         for _ in cursor.fetch_record_batch():
             pass
         report = cursor.report
-    found = {question: policy.scaled(every) for question, policy in shared.found.items()}
+    found = {question: policy.scaled(every, SHARES[0]) for question, policy in shared.found.items()}
     calls = 0 if report is None else report.calls
     return {question: one for question, one in found.items() if one.rate <= MOST_RATE}, {"learning_calls": calls}
 
@@ -99,8 +99,8 @@ def _joined(parts: list[np.ndarray], kind: Any) -> np.ndarray:
     return np.concatenate([part.astype(kind) for part in parts]) if parts else np.zeros(0, kind)
 
 
-def proofs(policies: Mapping[str, Policy], files: Sequence[str]) -> dict[str, Proof]:
-    """What all partitions together prove of each question."""
+def proofs(policies: Mapping[str, Policy], files: Sequence[str], attempt: int) -> dict[str, Proof]:
+    """What all partitions together prove of each question, at the rate that was tried as number `attempt`."""
     listed = ", ".join(inputs.text(path) for path in files)
     found = {}
     with duckdb.connect() as con:
@@ -112,5 +112,5 @@ def proofs(policies: Mapping[str, Policy], files: Sequence[str]) -> dict[str, Pr
                 params=[question],
             ).to_arrow_table()
             columns = (rows.column(name).to_numpy() for name in ("n_rows", "side", "label"))
-            found[question] = prove(policy, Audit(*columns))
+            found[question] = prove(policy, Audit(*columns), SHARES[attempt])
     return found

@@ -56,10 +56,11 @@ class Policy:
     allowed: float
     rate: float = 0.0
 
-    def scaled(self, scale: float) -> Policy:
-        """With the rate that proves the contract on `scale` times as many rows, as far as can be foreseen."""
+    def scaled(self, scale: float, share: float = 1.0) -> Policy:
+        """With the rate that proves the contract on `scale` times as many rows, as far as can be foreseen, at a share
+        of its delta."""
         parts = constraints_of(self.contract)
-        return replace(self, rate=rate_for(self.allowed * scale, parts[0].delta))
+        return replace(self, rate=rate_for(self.allowed * scale, parts[0].delta * share))
 
     def sides(self, scores: np.ndarray, n_rows: np.ndarray) -> np.ndarray:
         """What to do with inputs by their scores, int8 [n]: those without one, and heavy ones, are asked about."""
@@ -155,15 +156,16 @@ def tightened(contract: Contract, slack: float) -> Contract:
     return Contract(**less, delta=contract.delta)
 
 
-def prove(policy: Policy, audit: Audit) -> Proof:
-    """What the draws of all partitions together prove."""
+def prove(policy: Policy, audit: Audit, share: float = 1.0) -> Proof:
+    """What the draws of all partitions together prove, at a share of the contract's delta: a proof that is tried
+    several times has all of delta once."""
     unseen = audit.labels == UNSEEN
     beyond = audit.sides != ASKED
     rows = audit.n_rows.astype(float)
     output = float(rows[(audit.labels == 1) | (unseen & (audit.sides == ACCEPTED))].sum())
     total = float(rows[audit.labels != -1].sum())
     reached, holds = {}, True
-    for one in constraints_of(policy.contract):
+    for one in constraints_of(replace(policy.contract, delta=policy.contract.delta * share)):
         left = _left(one, rows[beyond], audit.sides[beyond] == ACCEPTED, audit.labels[beyond], policy.rate)
         holds = holds and left <= one.allowed(output, total)
         reached[one.name] = max(0.0, one.reached(left, output, total))
