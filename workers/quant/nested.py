@@ -187,9 +187,9 @@ class State:
             inside = slice(run.start, run.end)
             before = torch.stack([values[inside] for values in self.values])
             after = self._descended(run, torch.stack([pull[inside] for pull in pulls]), before)
-            for at, pull in enumerate(pulls):
-                pull -= problem.hessian[:, inside] @ (after[at] - before[at])
-                self.values[at][inside] = after[at]
+            for at, values in enumerate(self.values):
+                pulls[at] -= problem.hessian[:, inside] @ (after[at] - before[at])
+                values[inside] = after[at]
 
     def _descended(self, run: Group, pull: Any, values: Any) -> Any:
         """Values [widths, m, out] of a group after one round of its columns and a refit; sets codes and

@@ -9,15 +9,18 @@ sees the p leading bits. How they become a weight is the `Rule` of its coefficie
 | `rounded` | the same on `clamp((q >> K-b) + (q >> K-b-1 & 1), 0, 2^b - 1) << K-b`: reads b + 1 planes | those of K |
 | `planes` | `c[0, g, r] + sum_i c[i, g, r] bit_i` | `c` fp16 [b + 1, groups, out] |
 | `tail` | the weight at width `base`, plus `offset + scale * (the next b - base bits)` | `scale`, `offset` |
-| `paths` | `sum_i g[i, r] (2 bit_i - 1) h[i, j]`, rows and columns scaled, no groups | `g` fp16 [b, out], `h` fp16 [b, in] |
+| `paths` | `sum_i g[i, r] (2 bit_i - 1) h[i, j]`, no groups | `g` fp16 [b, out], `h` fp16 [b, in] |
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sqluice.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RuleName: TypeAlias = Literal["affine", "rounded", "planes", "tail", "paths"]
 RULES: tuple[RuleName, ...] = ("affine", "rounded", "planes", "tail", "paths")
@@ -104,25 +107,46 @@ def rounded(codes: Any, planes: int, bits: int) -> Any:
     return kept.clamp(max=2**bits - 1)
 
 
-def spread(table: Any, group: int, width: int) -> Any:
-    """[groups, out] as [out, width]: each column gets its group's value."""
-    return table.T.repeat_interleave(group, dim=1)[:, :width]
+def _grouped(codes: Any, group: int, fill: Callable[[Any, slice, Any], None], kind: Any) -> Any:
+    """[out, in]: `fill(found, groups, codes)` sets [out, groups, columns] for the whole groups, then for a short
+    last one."""
+    import torch
+
+    out, width = codes.shape
+    found = torch.empty(out, width, dtype=kind, device=codes.device)
+    whole = width // group
+    edge = whole * group
+    for cut, inside in ((slice(0, whole), slice(0, edge)), (slice(whole, whole + 1), slice(edge, width))):
+        columns = (inside.stop - inside.start) // max(cut.stop - cut.start, 1)
+        if columns:
+            shape = (out, -1, columns)
+            piece = torch.empty(out, cut.stop - cut.start, columns, dtype=kind, device=codes.device)
+            fill(piece, cut, codes[:, inside].reshape(shape))
+            found[:, inside] = piece.reshape(out, -1)
+    return found
 
 
 def _affine(codes: Any, rule: Rule, group: int, kind: Any) -> Any:
-    width = codes.shape[1]
-    scale, offset = (spread(rule.tensors[name].to(kind), group, width) for name in ("scale", "offset"))
-    return offset + scale * codes.to(kind)
+    import torch
+
+    scale, offset = (rule.tensors[name].to(kind).T[..., None] for name in ("scale", "offset"))
+
+    def fill(found: Any, cut: slice, inside: Any) -> None:
+        torch.addcmul(offset[:, cut], scale[:, cut], inside.to(kind), out=found)
+
+    return _grouped(codes, group, fill, kind)
 
 
 def _planes(codes: Any, rule: Rule, group: int, kind: Any) -> Any:
-    width = codes.shape[1]
-    c = rule.tensors["c"].to(kind)
-    found = spread(c[0], group, width).clone()
-    for at in range(rule.bits):
-        bit = ((codes >> (rule.bits - 1 - at)) & 1).to(kind)
-        found.addcmul_(spread(c[at + 1], group, width), bit)
-    return found
+    c = rule.tensors["c"].to(kind).permute(0, 2, 1)[..., None]
+
+    def fill(found: Any, cut: slice, inside: Any) -> None:
+        found.copy_(c[0][:, cut].expand_as(found))
+        for at in range(rule.bits):
+            bit = ((inside >> (rule.bits - 1 - at)) & 1).to(kind)
+            found.addcmul_(c[at + 1][:, cut], bit)
+
+    return _grouped(codes, group, fill, kind)
 
 
 def _paths(codes: Any, rule: Rule, kind: Any) -> Any:
