@@ -376,13 +376,16 @@ def facts_of(made: Quantized, weight: Any, apart: Any) -> dict[str, Any]:
         str(bits): {"name": rule.name, "base": rule.base, "tensors": sorted(rule.tensors)}
         for bits, rule in made.rules.items()
     }
-    whole = float(((weight.double() @ apart) * weight).sum())
-    errors = {}
-    for bits in made.rules:
-        gap = weight.double() - made.weight(bits)
-        errors[str(bits)] = (float(((gap @ apart) * gap).sum()) / max(whole, 1e-30)) ** 0.5
+    errors = {str(bits): relative_error(weight, made.weight(bits), apart) for bits in made.rules}
     group = made.group
     return {"shape": list(made.codes.shape), "planes": made.planes, "group": group, "rules": rules, "error": errors}
+
+
+def relative_error(weight: Any, found: Any, inputs: Any) -> float:
+    """`|(W - Q) X| / |W X|` for weights [out, in] and the statistics [in, in] of the inputs X."""
+    whole, gap = weight.double(), weight.double() - found
+    lost, had = ((one @ inputs * one).sum() for one in (gap, whole))
+    return float(lost.clamp(min=0) / had.clamp(min=1e-30)) ** 0.5
 
 
 def tensors_of(name: str, made: Quantized) -> dict[str, Any]:
