@@ -225,7 +225,7 @@ def _parsed(path: Path, raw: bytes) -> tuple[dict[str, Any], dict[str, str]]:
         table = json.loads(raw)
         metadata = table.pop("__metadata__")
         return table, {str(name): str(value) for name, value in metadata.items()}
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} is not an artifact, or its header is damaged") from error
 
 

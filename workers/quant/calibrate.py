@@ -104,7 +104,7 @@ def _recorder(block: Any) -> Any:
     """A module in the place of `block` that notes its arguments and passes the hidden states on."""
     import torch
 
-    class Recorder(torch.nn.Module):
+    class Recorder(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.hidden: Any = None

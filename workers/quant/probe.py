@@ -48,7 +48,7 @@ def tokens(tokenizer: Any) -> tuple[Any, Any]:
 def pooled(states: Any, mask: Any) -> Any:
     """Float32 [n, d]: mean over the tokens of each text."""
     weights = mask[..., None].float()
-    return (states.float() * weights).sum(1) / weights.sum(1)
+    return (states.float() * weights).sum(1) / weights.sum(1).clamp(min=1.0)
 
 
 def cosine(found: Any, base: Any) -> float:

@@ -9,6 +9,7 @@ one block, the activations of the calibration texts, the statistics of one stage
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -385,7 +386,7 @@ def relative_error(weight: Any, found: Any, inputs: Any) -> float:
     """`|(W - Q) X| / |W X|` for weights [out, in] and the statistics [in, in] of the inputs X."""
     whole, gap = weight.double(), weight.double() - found
     lost, had = ((one @ inputs * one).sum() for one in (gap, whole))
-    return float(lost.clamp(min=0) / had.clamp(min=1e-30)) ** 0.5
+    return math.sqrt(float(lost.clamp(min=0) / had.clamp(min=1e-30)))
 
 
 def tensors_of(name: str, made: Quantized) -> dict[str, Any]:

@@ -108,11 +108,12 @@ def plane_linear(held: Artifact, name: str, bits: int, device: str, dtype: Any, 
     facts = held.manifest["layers"][name]
     tensors = {key: held.kept(key, device) for key in artifact.reads(held.manifest, name, bits)}
 
-    class PlaneLinear(torch.nn.Module):
+    class PlaneLinear(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.in_features, self.out_features = facts["shape"][1], facts["shape"][0]
             self.bits = bits
+            self.artifact = held  # keeps the mapping open, so that the next slice finds it
             self.tensors = tensors
             empty = torch.empty(self.out_features if bias else 0, device="meta")
             self.bias = torch.nn.Parameter(empty, requires_grad=False) if bias else None

@@ -76,7 +76,7 @@ def read_with(rules: dict[int, Rule], bits: int) -> list[Rule]:
 
 def bits_per_weight(rules: dict[int, Rule], bits: int, planes: int, shape: tuple[int, int]) -> float:
     """Bits that a reader at this width reads for each weight of a layer [out, in]."""
-    held = sum(t.numel() * t.element_size() for rule in read_with(rules, bits) for t in rule.tensors.values())
+    held: int = sum(t.numel() * t.element_size() for rule in read_with(rules, bits) for t in rule.tensors.values())
     return planes_read(rules, bits, planes) + 8.0 * held / (shape[0] * shape[1])
 
 
