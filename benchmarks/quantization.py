@@ -51,6 +51,7 @@ RUNS = {
     "matgptq": (NESTED,),
     "nested": (NESTED,),
 }
+QUICK_RUNS = {**RUNS, "gptq": RUNS["gptq"][1:], "bpdq": ((3,), (2,)), "rabit": ((2,),)}
 QUICK_LAYERS = ("attention.self.query", "intermediate.dense", "output.dense")
 POSITIVE = Prompt("Is this review positive? {0}", ("",), kind="filter")
 
@@ -236,7 +237,8 @@ def _made(path: Path, name: str, method: str, widths: Sequence[int], texts: list
 def runs(args: argparse.Namespace) -> list[tuple[str, tuple[int, ...]]]:
     """Methods and the widths of one artifact each."""
     wanted = set(map(int, args.bits.split(","))) if args.bits else set(range(1, 9))
-    return [(method, widths) for method in args.methods.split(",") for widths in RUNS[method] if wanted & set(widths)]
+    made = QUICK_RUNS if args.quick else RUNS
+    return [(method, widths) for method in args.methods.split(",") for widths in made[method] if wanted & set(widths)]
 
 
 def quick(texts: list[str], rows: Sequence[tuple[str, str]], args: argparse.Namespace) -> Iterator[Any]:
