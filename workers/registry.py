@@ -277,7 +277,8 @@ def _load_artifact(place: Place, options: LoadOptions) -> Model:
     from sqluice.workers.quant.serve import load_slice
 
     how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
-    return load_slice(place.path, int(place.options.get("bits", "0")), **how)
+    bits = int(place.options.get("bits", "0"))
+    return load_slice(place.path, bits, thinking_tokens=options.thinking, **how)
 
 
 def _load_replay(place: Place) -> Model:

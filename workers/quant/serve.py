@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqluice.errors import DataError, WeightsError
-from sqluice.workers import torch_load
+from sqluice.workers import thinking, torch_load
 from sqluice.workers.quant import artifact, checkpoint, pack, probe, slices
 from sqluice.workers.torch_load import Source
 
@@ -33,6 +33,7 @@ def load_slice(
     dtype: str = "auto",
     device: str = "auto",
     threads: int = 0,
+    thinking_tokens: int = thinking.BUDGET,
     dense: bool = True,
 ) -> Model:
     """The model in the artifact at `path`, at `bits` bits (0: the most it has).
@@ -42,6 +43,9 @@ def load_slice(
     """
     torch_load.require(f"artifact {path}")
     import torch
+
+    from sqluice.workers import hf, torch_embedder
+    from sqluice.workers.quant.runner import opened_tokenizer
 
     held = artifact.read(path)
     width = bits or max(held.manifest["bits"])
@@ -56,7 +60,10 @@ def load_slice(
     with tempfile.TemporaryDirectory(prefix="sqluice-artifact-") as scratch:
         source = _unpacked(held, Path(scratch))
         model = _assembled(held, source, width, where, kind, dense)
-        return _wrapped(held, source, model, width, where, generative)
+        name, details = f"artifact:{held.path}#bits={width}", (held.fingerprint, f"bits={width}")
+        if generative:
+            return hf.text_model(name, opened_tokenizer(source), model, details, thinking_tokens)
+        return torch_embedder.embedder(name, source, model, where, details)
 
 
 def _unpacked(held: Artifact, folder: Path) -> Source:
@@ -148,17 +155,6 @@ def weight_of(facts: dict[str, Any], layer: str, bits: int, tensor: Callable[[st
     read = slices.planes_read(rules, bits, facts["planes"])
     codes = pack.unpack([tensor(f"layers/{layer}/plane.{at}") for at in range(read)], facts["shape"][1])
     return slices.weight(codes, read, rules, bits, facts["group"])
-
-
-def _wrapped(held: Artifact, source: Source, model: Any, bits: int, device: str, generative: bool) -> Model:
-    """The model as SQLuice asks it."""
-    from sqluice.workers import hf, torch_embedder
-    from sqluice.workers.quant.runner import opened_tokenizer
-
-    name, details = f"artifact:{held.path}#bits={bits}", (held.fingerprint, f"bits={bits}")
-    if generative:
-        return hf.text_model(name, opened_tokenizer(source), model, details)
-    return torch_embedder.embedder(name, source, model, device, details)
 
 
 def verify(path: Path | str) -> dict[str, Any]:
