@@ -420,24 +420,27 @@ def load(
     copied = torch_load.copy_of(source, keep, str(kind).removeprefix("torch."))
     files = Source(source.name, copied) if copied is not None and copied.is_dir() else source
     settings = torch_load.open_config(files)
-    if _is_encoder(settings):
+    if is_encoder(settings):
         from sqluice.workers import torch_embedder
 
         return torch_embedder.load(source, dtype, where)
     try:
-        tokenizer, model = _open_text(files, kind)
+        tokenizer, model = open_text(files, kind)
     except ModelError:
         if files is source or copied is None:
             raise
         shutil.rmtree(copied, ignore_errors=True)  # a damaged copy; the file it was made from is still there
         files = source
-        tokenizer, model = _open_text(files, kind)
+        tokenizer, model = open_text(files, kind)
     if copied is not None and files is source:
         torch_load.keep(model, tokenizer, copied)
-    return _text_model(source, tokenizer, model.to(device=where, dtype=kind), thinking_tokens)
+    ready = model.to(device=where, dtype=kind)
+    details = (torch_load.digest(source),)
+    return text_model(source.gguf or source.name, tokenizer, ready, details, thinking_tokens)
 
 
-def _is_encoder(settings: Any) -> bool:
+def is_encoder(settings: Any) -> bool:
+    """Whether a configuration is of a model that makes vectors and writes nothing."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as WRITERS
 
     kinds: list[str] = getattr(settings, "architectures", None) or []
@@ -445,7 +448,7 @@ def _is_encoder(settings: Any) -> bool:
     return not generative and (bool(kinds) or settings.model_type not in WRITERS)
 
 
-def _open_text(source: Source, dtype: Any) -> tuple[Any, Any]:
+def open_text(source: Source, dtype: Any) -> tuple[Any, Any]:
     """Tokenizer and model as transformers gives them; a GGUF file is dequantised."""
     import transformers
 
@@ -461,16 +464,17 @@ def _open_text(source: Source, dtype: Any) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _text_model(source: Source, tokenizer: Any, model: Any, thinking_tokens: int) -> Model:
+def text_model(name: str, tokenizer: Any, model: Any, details: tuple[str, ...], thinking_tokens: int) -> Model:
+    """A loaded causal model as SQLuice's; its revision is a digest of `details` and of how it is asked."""
     model = model.eval().requires_grad_(False)
     context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
     parameters = sum(weight.numel() for weight in model.parameters())
     kind, device = str(model.dtype).removeprefix("torch."), str(model.device)
     thinks = thinking.of_tokenizer(tokenizer, thinking_tokens)
-    details = (f"thinking {thinks.budget}",) if thinks else ()
+    thought = (f"thinking {thinks.budget}",) if thinks else ()
     info = ModelInfo(
-        name=source.gguf or source.name,
-        revision=torch_load.digest(source, kind, forms.VERSION, calibration.VERSION, *details),
+        name=name,
+        revision=torch_load.combined(*details, kind, forms.VERSION, calibration.VERSION, *thought),
         context_tokens=context,
         reasoning=thinks is not None,
         device=device,

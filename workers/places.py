@@ -9,6 +9,7 @@ the person who opened the connection let models come from there.
     package:<name>                                              weights inside an installed package
     http(s)://host[:port]/v1[?api_key_env=NAME]#model           an OpenAI-compatible endpoint
     replay:<file>.parquet                                       recorded scores and answers
+    artifact:<file>[#bits=3]                                    a slice of a quantized model of ours
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from sqluice.errors import ModelError, ModelRefusedError, NotSupportedError
+from sqluice.errors import ModelError, ModelRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PlaceKind: TypeAlias = Literal["hub", "local", "gguf", "package", "http", "replay"]
+PlaceKind: TypeAlias = Literal["hub", "local", "gguf", "package", "http", "replay", "artifact"]
+
+FILES: tuple[PlaceKind, ...] = ("local", "gguf", "replay", "artifact")
+"""Kinds whose name is a path."""
 
 DEFAULTS = ("loopback", "packages", "hub", "cwd")
 """Words an allow list may hold beside hosts, folders and packages; `default` stands for all of them."""
@@ -72,7 +76,8 @@ def parse(uri: str) -> Place:
     if scheme in ("http", "https"):
         return _endpoint(uri)
     if scheme == "artifact":
-        raise NotSupportedError(f"{uri}: quantized artifacts are not supported by this version")
+        name, options = _fragment(uri, rest, (*LOAD_OPTIONS, "bits"))
+        return Place("artifact", uri, _resolved(name), options=options)
     if scheme == "package":
         name, options = _fragment(uri, rest)
         return Place("package", uri, name, options=options)
@@ -129,15 +134,15 @@ def _endpoint(uri: str) -> Place:
     return Place("http", uri, base, model=unquote(parts.fragment), options=options)
 
 
-def _fragment(uri: str, rest: str) -> tuple[str, dict[str, str]]:
+def _fragment(uri: str, rest: str, known: tuple[str, ...] = LOAD_OPTIONS) -> tuple[str, dict[str, str]]:
     """`name#dtype=bf16` as the name and its checked options."""
     name, _, fragment = rest.partition("#")
-    options = _options(fragment, LOAD_OPTIONS, uri)
+    options = _options(fragment, known, uri)
     if "dtype" in options:
         options["dtype"] = _DTYPES.get(options["dtype"], options["dtype"])
         if options["dtype"] not in _KNOWN_DTYPES:
             raise ModelError(f"{uri}: dtype is one of {', '.join(_KNOWN_DTYPES)}")
-    for number in ("threads", "thinking"):
+    for number in ("threads", "thinking", "bits"):
         if not options.get(number, "0").isdigit():
             raise ModelError(f"{uri}: {number} takes a whole number")
     return name, options
@@ -189,7 +194,7 @@ class Allowed:
 
     def check(self, place: Place) -> None:
         """`ModelRefusedError` with the line to add when `place` is not allowed."""
-        if getattr(self, f"_{'path' if place.kind in ('local', 'gguf', 'replay') else place.kind}")(place):
+        if getattr(self, f"_{'path' if place.kind in FILES else place.kind}")(place):
             return
         add = self._entry_for(place)
         line = f"connect(allow_models={[*self.entries, add]!r})"
@@ -239,4 +244,4 @@ def _below(url: str, prefix: str) -> bool:
 def _what(place: Place) -> str:
     if place.kind == "http":
         return f"host {place.host}"
-    return f"{'folder of ' if place.kind in ('local', 'gguf', 'replay') else ''}{place.uri}"
+    return f"{'folder of ' if place.kind in FILES else ''}{place.uri}"

@@ -16,7 +16,7 @@ from sqluice.errors import Error, InterfaceError, MissingExtraError, ModelError
 from sqluice.types import ModelInfo
 from sqluice.workers import fetch, thinking
 from sqluice.workers.failures import describe
-from sqluice.workers.places import Allowed, Place, parse
+from sqluice.workers.places import FILES, Allowed, Place, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -172,14 +172,14 @@ def _abilities(place: Place) -> tuple[str, ...]:
 
 def _check_present(place: Place) -> None:
     """Files exist, packaged names are known, and the libraries a place needs are installed."""
-    if place.kind in ("local", "gguf", "replay") and not place.path.exists():
+    if place.kind in FILES and not place.path.exists():
         raise ModelError(f"{place.uri}: no such file or folder: {place.path}")
     if place.kind == "package" and f"package:{place.name}" not in _package_uris():
         known = ", ".join(_package_uris())
         near = difflib.get_close_matches(f"package:{place.name}", _package_uris(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ModelError(f"no embedded model {place.uri}: {hint}there are {known}")
-    if place.kind in ("hub", "local", "package") and not _installed("torch", "transformers"):
+    if place.kind in ("hub", "local", "package", "artifact") and not _installed("torch", "transformers"):
         raise MissingExtraError(f"model {place.uri}", "local")
     if place.kind == "gguf" and not _installed("xllamacpp") and not _installed("torch", "transformers"):
         raise MissingExtraError(f"model {place.uri}", "local")
@@ -209,6 +209,7 @@ def _shared(place: Place, options: LoadOptions, progress: Callable[..., None] | 
     """The process-wide model for (place, options); a second caller waits for the first one's load."""
     key = (place.kind, place.name, place.revision, place.model, *_stamp(place))
     key += (tuple(sorted(place.options.items())),) if place.kind in ("http", "replay") else (options,)
+    key += (place.options.get("bits", ""),) if place.kind == "artifact" else ()
     with _guard:
         lock = _locks.setdefault(key, threading.Lock())
     with lock:
@@ -219,7 +220,7 @@ def _shared(place: Place, options: LoadOptions, progress: Callable[..., None] | 
 
 def _stamp(place: Place) -> tuple[int, ...]:
     """Size and time of a file, so that one that was replaced is loaded anew."""
-    if place.kind not in ("local", "gguf", "replay") or not place.path.is_file():
+    if place.kind not in FILES or not place.path.is_file():
         return ()
     stat = place.path.stat()
     return stat.st_size, stat.st_mtime_ns
@@ -233,6 +234,8 @@ def _load(place: Place, options: LoadOptions, progress: Callable[..., None] | No
             return _load_http(place)
         if place.kind == "replay":
             return _load_replay(place)
+        if place.kind == "artifact":
+            return _load_artifact(place, options)
         if place.kind == "gguf" and _installed("xllamacpp"):
             return _load_gguf(place, options)
         return _load_weights(place, options)
@@ -268,6 +271,14 @@ def _load_http(place: Place) -> Model:
     from sqluice.workers import http
 
     return cast("Model", http.load(place.name, place.model, place.options))
+
+
+def _load_artifact(place: Place, options: LoadOptions) -> Model:
+    from sqluice.workers.quant.serve import load_slice
+
+    how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
+    bits = int(place.options.get("bits", "0"))
+    return load_slice(place.path, bits, thinking_tokens=options.thinking, **how)
 
 
 def _load_replay(place: Place) -> Model:

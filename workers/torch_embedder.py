@@ -88,27 +88,37 @@ class Embedder:
 
 def load(source: Source, dtype: str, device: str) -> Model:
     """The encoder at `source`; `WeightsError` when it cannot be loaded."""
-    from tokenizers import Tokenizer
     from transformers import AutoModel
 
     kind = torch_load.dtype_of("float32" if dtype == "auto" and device == "cpu" else dtype, device)
-    longest = int(_settings(source, "sentence_bert_config.json").get("max_seq_length") or LONGEST)
-    pooling = "cls" if _settings(source, "1_Pooling/config.json").get("pooling_mode_cls_token") else "mean"
     try:
         with torch_load.quiet():
             model = AutoModel.from_pretrained(**source.where, dtype=kind, use_safetensors=True)
+    except Exception as error:
+        raise torch_load.unreadable(source, error) from error
+    return embedder(source.name, source, model, device, (torch_load.digest(source),))
+
+
+def embedder(name: str, source: Source, model: Any, device: str, details: tuple[str, ...]) -> Model:
+    """A loaded encoder as SQLuice's, with the tokenizer and settings at `source`; its revision is a digest of
+    `details` and of how it is asked."""
+    from tokenizers import Tokenizer
+
+    longest = int(_settings(source, "sentence_bert_config.json").get("max_seq_length") or LONGEST)
+    pooling = "cls" if _settings(source, "1_Pooling/config.json").get("pooling_mode_cls_token") else "mean"
+    try:
         tokenizer = Tokenizer.from_file(str(source.folder / "tokenizer.json"))
     except Exception as error:
         raise torch_load.unreadable(source, error) from error
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
-    name = str(kind).removeprefix("torch.")
+    kind = str(model.dtype).removeprefix("torch.")
     info = ModelInfo(
-        name=source.name,
-        revision=torch_load.digest(source, name, VERSION, str(longest), pooling),
+        name=name,
+        revision=torch_load.combined(*details, kind, VERSION, str(longest), pooling),
         device=device,
-        extra={"dtype": name, "backend": "torch", "truncates_at": str(longest)},
+        extra={"dtype": kind, "backend": "torch", "truncates_at": str(longest)},
     )
     ready = model.to(device).eval().requires_grad_(False)
     return Embedder(ready, tokenizer, info, longest, pooling)  # type: ignore[return-value]

@@ -248,15 +248,20 @@ def keep(model: Any, tokenizer: Any, folder: Path) -> None:
         return
 
 
-def digest(source: Source, *details: str) -> str:
-    """Hex digest of the weights, tokenizer and configuration, and of `details` (dtype, versions of ours)."""
+def combined(*details: str) -> str:
+    """Hex digest of a model's digest and what else decides its answers (dtype, versions of ours)."""
+    return hashlib.sha256("|".join(details).encode()).hexdigest()[:32]
+
+
+def digest(source: Source) -> str:
+    """Hex digest of the weights, tokenizer and configuration."""
     if source.gguf:
         files = [source.folder / source.gguf]
     else:
         files = sorted(
             file for file in source.folder.iterdir() if file.suffix in (".safetensors", ".json") and file.is_file()
         )
-    total = hashlib.sha256("|".join(details).encode())
+    total = hashlib.sha256()
     for file in files:
         total.update(f"|{file.name}:{_sha256(file)}".encode())
     return total.hexdigest()[:32]

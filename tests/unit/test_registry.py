@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sqluice.errors import InterfaceError, ModelError, ModelRefusedError, NotSupportedError
+from sqluice.errors import InterfaceError, ModelError, ModelRefusedError
 from sqluice.types import ModelInfo
 from sqluice.workers import registry as registry_module
 from sqluice.workers.places import Allowed, parse
@@ -131,8 +131,14 @@ def test_bad_uris_name_the_remedy(uri: str, said: str) -> None:
     assert "word@" not in str(caught.value)
 
 
-def test_artifacts_are_not_there_yet() -> None:
-    with pytest.raises(NotSupportedError, match="artifact"):
+def test_an_artifact_names_a_file_and_a_width() -> None:
+    place = parse("artifact:m.sq#bits=3&dtype=bf16")
+    assert (place.kind, place.path.name, place.options) == ("artifact", "m.sq", {"bits": "3", "dtype": "bfloat16"})
+    with pytest.raises(ModelError, match="bits takes a whole number"):
+        parse("artifact:m.sq#bits=three")
+    with pytest.raises(ModelError, match="unknown option 'bits'"):
+        parse("hf:org/name#bits=3")
+    with pytest.raises(ModelError, match="no such file or folder"):
         Registry().check("artifact:m.sq#bits=3")
 
 
