@@ -252,7 +252,7 @@ class Run:
         self._progress = progress
         self._total = sum(one.weight.numel() for at in range(len(shape.blocks)) for one in shape.linears(at).values())
         self._done = self._fresh = 0
-        self._started = time.monotonic()
+        self._started: float | None = None
 
     def blocks(self, held: list[Batch]) -> tuple[dict[str, Any], dict[str, Any], Any]:
         """Facts of every layer, quality of every width, and the base model's states of the probe."""
@@ -268,6 +268,7 @@ class Run:
             path = self.work / f"block-{at:04}.safetensors"
             made = _kept(path)
             if made is None:
+                self._started = self._started or time.monotonic()
                 made = self._block(at, [one for one in held if one.role != "probe"])
                 _keep(path, *made)
             tensors, facts = made
@@ -338,12 +339,17 @@ class Run:
             linear.weight.data = found
 
     def _tell(self, at: int, facts: dict[str, Any]) -> None:
-        self._done += sum(one["shape"][0] * one["shape"][1] for one in facts.values())
+        weights = sum(one["shape"][0] * one["shape"][1] for one in facts.values())
+        self._done += weights
+        self._fresh += 0 if self._started is None else weights
         if self._progress is None:
             return
-        spent = time.monotonic() - self._started
-        left = spent / self._done * (self._total - self._done)
-        label = f"{self.plan.method}: block {at + 1} of {len(self.shape.blocks)}, {left:.0f} s left"
+        label = f"{self.plan.method}: block {at + 1} of {len(self.shape.blocks)}"
+        if self._started is None:
+            label += ", from an earlier run"
+        else:
+            spent = time.monotonic() - self._started
+            label += f", {spent / self._fresh * (self._total - self._done):.0f} s left"
         self._progress(self._done, self._total, label)
 
     def pieces(self) -> list[Piece]:
