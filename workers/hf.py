@@ -420,7 +420,7 @@ def load(
     copied = torch_load.copy_of(source, keep, str(kind).removeprefix("torch."))
     files = Source(source.name, copied) if copied is not None and copied.is_dir() else source
     settings = torch_load.open_config(files)
-    if is_encoder(settings):
+    if torch_load.is_encoder(settings):
         from sqluice.workers import torch_embedder
 
         return torch_embedder.load(source, dtype, where)
@@ -437,15 +437,6 @@ def load(
     ready = model.to(device=where, dtype=kind)
     details = (torch_load.digest(source),)
     return text_model(source.gguf or source.name, tokenizer, ready, details, thinking_tokens)
-
-
-def is_encoder(settings: Any) -> bool:
-    """Whether a configuration is of a model that makes vectors and writes nothing."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as WRITERS
-
-    kinds: list[str] = getattr(settings, "architectures", None) or []
-    generative = any("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds)
-    return not generative and (bool(kinds) or settings.model_type not in WRITERS)
 
 
 def open_text(source: Source, dtype: Any) -> tuple[Any, Any]:
@@ -468,7 +459,7 @@ def text_model(name: str, tokenizer: Any, model: Any, details: tuple[str, ...], 
     """A loaded causal model as SQLuice's; its revision is a digest of `details` and of how it is asked."""
     model = model.eval().requires_grad_(False)
     context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
-    parameters = sum(weight.numel() for weight in model.parameters())
+    parameters = torch_load.parameters_of(model)
     kind, device = str(model.dtype).removeprefix("torch."), str(model.device)
     thinks = thinking.of_tokenizer(tokenizer, thinking_tokens)
     thought = (f"thinking {thinks.budget}",) if thinks else ()

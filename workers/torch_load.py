@@ -200,6 +200,21 @@ def open_config(source: Source) -> Any:
         raise unreadable(source, error) from error
 
 
+def is_encoder(settings: Any) -> bool:
+    """Whether a configuration is of a model that makes vectors and writes nothing."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as WRITERS
+
+    kinds: list[str] = getattr(settings, "architectures", None) or []
+    generative = any("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds)
+    return not generative and (bool(kinds) or settings.model_type not in WRITERS)
+
+
+def parameters_of(model: Any) -> int:
+    """How many weights a model computes with; a quantized layer says how many it stands for (`held_weights`)."""
+    held = sum(getattr(module, "held_weights", 0) for module in model.modules())
+    return int(held + sum(weight.numel() for weight in model.parameters()))
+
+
 def unreadable(source: Source, error: BaseException) -> ModelError:
     """One clear error for weights that transformers could not load."""
     if isinstance(error, ModelError):

@@ -127,7 +127,7 @@ def test_the_manifest_says_what_it_is(nested: Path, llama: Path) -> None:
     assert "w1 " not in json.dumps(told), "no calibration text in the file"
 
 
-def test_slices_share_planes_and_all_that_is_not_quantized(nested: Path) -> None:
+def test_slices_share_planes_and_all_that_is_not_quantized(nested: Path, llama: Path) -> None:
     models: list[Any] = [serve.load_slice(nested, bits, dtype="float32", device="cpu") for bits in (2, 8)]
     low, high = (dict(model._lm.model.named_modules()) for model in models)
     layer = "model.layers.0.mlp.up_proj"
@@ -138,6 +138,8 @@ def test_slices_share_planes_and_all_that_is_not_quantized(nested: Path) -> None
     embeddings = [model._lm.model.get_input_embeddings().weight.data_ptr() for model in models]
     assert embeddings[0] == embeddings[1]
     assert models[0].info.revision != models[1].info.revision
+    base = transformers.AutoModelForCausalLM.from_pretrained(llama)
+    assert models[0].info.extra["parameters"] == str(sum(weight.numel() for weight in base.parameters()))
 
 
 def test_the_slice_computes_with_the_weights_of_its_width(nested: Path) -> None:
@@ -157,6 +159,19 @@ def test_the_widest_slice_is_the_default_and_others_must_be_there(nested: Path) 
     assert serve.load_slice(nested, device="cpu").info.name.endswith("#bits=8")
     with pytest.raises(DataError, match="does not hold 3 bits; it holds 2, 4, 8"):
         serve.load_slice(nested, 3)
+
+
+def test_slices_have_names_of_their_own(nested: Path) -> None:
+    from sqluice.workers.registry import LoadOptions, Registry, unload_all
+
+    registry = Registry([str(nested.parent)])
+    options = LoadOptions(dtype="float32", device="cpu")
+    low, again, high = (registry.load(f"artifact:{nested}#bits={bits}", options) for bits in (2, 2, 8))
+    assert low is again is not high
+    assert low.info.name == f"artifact:{nested}#bits=2"
+    with pytest.raises(DataError, match="it holds 2, 4, 8"):
+        registry.load(f"artifact:{nested}#bits=5", options)
+    unload_all()
 
 
 def test_verify_hashes_and_measures(nested: Path, tmp_path: Path) -> None:

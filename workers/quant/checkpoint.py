@@ -94,12 +94,10 @@ def skeleton(config: Any) -> Skeleton:
     import transformers
     from accelerate import init_empty_weights
 
-    from sqluice.workers.hf import is_encoder
-
     kind = str(config.model_type)
     if kind not in SUPPORTED:
         raise NotSupportedError(f"models of type '{kind}' cannot be quantized; supported are {', '.join(SUPPORTED)}")
-    generative = not is_encoder(config)
+    generative = not torch_load.is_encoder(config)
     maker: Any = transformers.AutoModelForCausalLM if generative else transformers.AutoModel
     with torch_load.quiet(), init_empty_weights(include_buffers=False):
         model = maker.from_config(config)

@@ -120,6 +120,7 @@ def plane_linear(held: Artifact, name: str, bits: int, device: str, dtype: Any, 
             super().__init__()
             self.in_features, self.out_features = facts["shape"][1], facts["shape"][0]
             self.bits = bits
+            self.held_weights = self.in_features * self.out_features
             self.artifact = held  # keeps the mapping open, so that the next slice finds it
             self.tensors = tensors
             empty = torch.empty(self.out_features if bias else 0, device="meta")
