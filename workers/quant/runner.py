@@ -136,8 +136,7 @@ def _quantize(
     work = partial(out)
     _resume(work, plan)
     folder = checkpoint.in_safetensors(files, work / "base")
-    tied = set(getattr(shape.model, "all_tied_weights_keys", None) or ())
-    held = checkpoint.Checkpoint(folder, [name for name in shape.model.state_dict() if name not in tied])
+    held = checkpoint.Checkpoint(folder, shape)
     run = Run(plan, shape, held, work, where, progress)
     layers, quality, states = run.blocks(_batches(rows, tokenizer, widths, where))
     manifest = {
