@@ -155,6 +155,8 @@ def test_the_slice_computes_with_the_weights_of_its_width(nested: Path) -> None:
         assert torch.allclose(layer(x), x @ weight.T, atol=1e-5)
         prompts = [Prompt("Is this good? {0}", (text,), kind="filter") for text in TEXTS[:3]]
         assert np.isfinite(model.score(prompts, ("yes", "no"))).all()
+        written = model.generate([Prompt("Go on: {0}", (TEXTS[0],))], max_tokens=3)
+        assert 1 <= written[0].tokens_out <= 3
 
 
 def test_the_widest_slice_is_the_default_and_others_must_be_there(nested: Path) -> None:
@@ -239,7 +241,10 @@ def test_a_run_that_was_killed_goes_on(llama: Path, tmp_path: Path, monkeypatch:
         runner.quantize(*arguments, device="cpu")
     assert not out.exists()
     assert [path.name for path in runner.partial(out).glob("block-*")] == ["block-0000.safetensors"]
-    resumed = runner.quantize(*arguments, device="cpu")
+    told: list[str] = []
+    resumed = runner.quantize(*arguments, lambda _done, _total, label: told.append(label), device="cpu")
+    assert told[0] == "gptq: block 1 of 2", "what an earlier run did says nothing about the rest"
+    assert told[1] == "gptq: block 2 of 2, 0 s left"
     assert len(calls) == 10 + 7, "the first block of seven layers is not quantized again"
     assert list(tmp_path.iterdir()) == [out]
     whole = runner.quantize(*arguments[:-1], tmp_path / "again.sq", device="cpu")

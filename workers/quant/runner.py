@@ -266,6 +266,7 @@ class Run:
             self._advance_probe(block, held, at, 0)
             path = self.work / f"block-{at:04}.safetensors"
             made = _kept(path)
+            fresh = made is None
             if made is None:
                 made = self._block(at, [one for one in held if one.role != "probe"])
                 _keep(path, *made)
@@ -278,7 +279,7 @@ class Run:
                 if batch.role != "probe":
                     batch.hidden = calibrate.through(block, batch, at)
             block.to("meta")
-            self._tell(at, facts)
+            self._tell(at, facts, fresh)
         quality, states = probe.compared(self.shape, [one for one in held if one.role == "probe"])
         for width in self.plan.bits:
             mean = sum(one["error"][str(width)] for one in layers.values()) / len(layers)
@@ -336,13 +337,20 @@ class Run:
             found = weight_of(facts[full], full, width, lambda key: tensors[key].to(self.device))
             linear.weight.data = found
 
-    def _tell(self, at: int, facts: dict[str, Any]) -> None:
-        self._done += sum(one["shape"][0] * one["shape"][1] for one in facts.values())
+    def _tell(self, at: int, facts: dict[str, Any], fresh: bool) -> None:
+        """Report a block. Blocks that an earlier run left are `done`, but say nothing about how long the rest takes."""
+        weights = sum(one["shape"][0] * one["shape"][1] for one in facts.values())
+        self._done += weights
+        if fresh:
+            self._fresh += weights
+        else:
+            self._started = time.monotonic()
         if self._progress is None:
             return
-        spent = time.monotonic() - self._started
-        left = spent / self._done * (self._total - self._done)
-        label = f"{self.plan.method}: block {at + 1} of {len(self.shape.blocks)}, {left:.0f} s left"
+        label = f"{self.plan.method}: block {at + 1} of {len(self.shape.blocks)}"
+        if self._fresh:
+            spent = time.monotonic() - self._started
+            label += f", {spent / self._fresh * (self._total - self._done):.0f} s left"
         self._progress(self._done, self._total, label)
 
     def pieces(self) -> list[Piece]:
