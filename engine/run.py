@@ -34,6 +34,7 @@ from sqluice.optimizer.rules import order_conjuncts
 from sqluice.optimizer.statistics import fingerprint, prior
 from sqluice.udfs.answers import arrow_type, sql_type
 from sqluice.udfs.spec import Spec
+from sqluice.workers.places import at_bits
 from sqluice.workers.pool import LocalPool, Pool
 from sqluice.workers.pools import pool_of
 from sqluice.workers.registry import LoadOptions, Registry
@@ -156,10 +157,10 @@ class Run:
 
     def uri(self, spec: Spec) -> str:
         """The model that a spec is asked of."""
-        if spec.model is not None:
-            return spec.model
         embeds = spec.operation == "embed" or ("function", "AI_EMBED") in spec.options
-        return str(self.settings["ai_embedder" if embeds else "ai_oracle"])
+        uri = spec.model or str(self.settings["ai_embedder" if embeds else "ai_oracle"])
+        bits = next((value for name, value in spec.options if name == "bits"), None)
+        return uri if bits is None else at_bits(uri, float(bits))
 
     def check(self) -> None:
         """Every model named is known, allowed and able; nothing is loaded. `ModelError` with the remedy."""

@@ -41,6 +41,7 @@ ENDPOINT_OPTIONS = ("api_key_env", "concurrency", "timeout", "deadline")
 
 _HUB = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
 _REVISION = re.compile(r"^[\w][\w./-]*$")
+_BITS = re.compile(r"\d(\.\d+)?")
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "fp32": "float32", "f32": "float32"}
 _KNOWN_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -142,10 +143,23 @@ def _fragment(uri: str, rest: str, known: tuple[str, ...] = LOAD_OPTIONS) -> tup
         options["dtype"] = _DTYPES.get(options["dtype"], options["dtype"])
         if options["dtype"] not in _KNOWN_DTYPES:
             raise ModelError(f"{uri}: dtype is one of {', '.join(_KNOWN_DTYPES)}")
-    for number in ("threads", "thinking", "bits"):
+    for number in ("threads", "thinking"):
         if not options.get(number, "0").isdigit():
             raise ModelError(f"{uri}: {number} takes a whole number")
+    if not _BITS.fullmatch(options.get("bits", "8")):
+        raise ModelError(f"{uri}: bits takes a number such as 3 or 3.5")
     return name, options
+
+
+def at_bits(uri: str, bits: float) -> str:
+    """The slice of `bits` bits of the artifact that `uri` names; `ModelError` when it names no artifact."""
+    if not uri.startswith("artifact:"):
+        raise ModelError(
+            f"option bits is for slices of an artifact, and {uri} is none; name artifact:<file> as the model"
+        )
+    name, _, fragment = uri.partition("#")
+    kept = [part for part in fragment.split("&") if part and not part.startswith("bits=")]
+    return f"{name}#{'&'.join([f'bits={bits:g}', *kept])}"
 
 
 def _options(text: str, known: tuple[str, ...], where: str) -> dict[str, str]:

@@ -308,7 +308,7 @@ class _Proxy(Source):
     """What a cheaper model says."""
 
     def __init__(self, run: Run, uri: str, spec: Spec) -> None:
-        super().__init__(run, replace(spec, model=uri), f"{spec.function} proxy")
+        super().__init__(run, replace(spec, model=uri, options=()), f"{spec.function} proxy")
 
     def chances(self, texts: list[list[str]]) -> np.ndarray:
         """Float64 [n, k] probabilities of the choices, NaN in rows without an answer."""

@@ -110,7 +110,7 @@ def test_ctrl_c_keeps_finished_blocks_and_the_same_command_goes_on(
     assert f"finished blocks are kept in {out}.partial; the same command goes on" in capsys.readouterr().err
     assert quantized(llama, texts, out, *given) == 0
     assert len(calls) == 10 + 7
-    assert "block 1 of 2, from an earlier run" in capsys.readouterr().err
+    assert "gptq: block 2 of 2, 0 s left (100%)" in capsys.readouterr().err
     assert artifact.inspect(out)["bits"] == [4]
 
 

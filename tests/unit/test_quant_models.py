@@ -43,12 +43,14 @@ def configured(kind: str) -> Any:
     return config
 
 
-def saved(folder: Path, kind: str) -> Path:
+def saved(folder: Path, kind: str, **settings: Any) -> Path:
     """A random model of a kind, with a small tokenizer of its own."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     torch.manual_seed(0)
     config = configured(kind)
+    for name, value in settings.items():
+        setattr(config, name, value)
     maker = transformers.AutoModel if kind in ("bert", "roberta", "xlm-roberta") else transformers.AutoModelForCausalLM
     model = maker.from_config(config)
     with torch.no_grad():
@@ -153,6 +155,8 @@ def test_the_slice_computes_with_the_weights_of_its_width(nested: Path) -> None:
         assert torch.allclose(layer(x), x @ weight.T, atol=1e-5)
         prompts = [Prompt("Is this good? {0}", (text,), kind="filter") for text in TEXTS[:3]]
         assert np.isfinite(model.score(prompts, ("yes", "no"))).all()
+        written = model.generate([Prompt("Go on: {0}", (TEXTS[0],))], max_tokens=3)
+        assert 1 <= written[0].tokens_out <= 3
 
 
 def test_the_widest_slice_is_the_default_and_others_must_be_there(nested: Path) -> None:
@@ -199,6 +203,25 @@ def test_an_embedder_keeps_its_meaning(bert: Path, tmp_path: Path) -> None:
     assert found.info.extra["truncates_at"] == base.info.extra["truncates_at"]
 
 
+@pytest.mark.parametrize("kept", ["lm_head.weight", "model.embed_tokens.weight"])
+def test_a_head_tied_to_the_embeddings_is_stored_once(tmp_path: Path, kept: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = saved(tmp_path / "model", "qwen2", tie_word_embeddings=True)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors[kept] = tensors.pop("model.embed_tokens.weight", tensors.pop("lm_head.weight", None))
+    save_file(tensors, path, metadata={"format": "pt"})
+    runner.quantize(str(folder), "rtn", (8,), 16, TEXTS, tmp_path / "m.sq", device="cpu")
+    assert [name for name in artifact.read(tmp_path / "m.sq").entries if "embed" in name or "head" in name] == [
+        "weights/model.embed_tokens.weight"
+    ]
+    found: Any = serve.load_slice(tmp_path / "m.sq", dtype="float32", device="cpu")
+    model = found._lm.model
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    assert torch.allclose(model.lm_head.weight, tensors[kept], atol=1e-3)
+
+
 # ---- resuming
 
 
@@ -218,7 +241,10 @@ def test_a_run_that_was_killed_goes_on(llama: Path, tmp_path: Path, monkeypatch:
         runner.quantize(*arguments, device="cpu")
     assert not out.exists()
     assert [path.name for path in runner.partial(out).glob("block-*")] == ["block-0000.safetensors"]
-    resumed = runner.quantize(*arguments, device="cpu")
+    told: list[str] = []
+    resumed = runner.quantize(*arguments, lambda _done, _total, label: told.append(label), device="cpu")
+    assert told[0] == "gptq: block 1 of 2", "what an earlier run did says nothing about the rest"
+    assert told[1] == "gptq: block 2 of 2, 0 s left"
     assert len(calls) == 10 + 7, "the first block of seven layers is not quantized again"
     assert list(tmp_path.iterdir()) == [out]
     whole = runner.quantize(*arguments[:-1], tmp_path / "again.sq", device="cpu")
@@ -356,7 +382,7 @@ def test_a_damaged_tensor_is_named_when_a_slice_loads(nested: Path, tmp_path: Pa
 
 def test_layers_that_take_the_same_inputs_share_statistics(llama: Path) -> None:
     shape = checkpoint.skeleton(transformers.AutoConfig.from_pretrained(llama))
-    held = checkpoint.Checkpoint(llama, list(shape.model.state_dict()))
+    held = checkpoint.Checkpoint(llama, shape)
     run = runner.Run(runner.Plan("x", "", "rtn", (4,), 16, ""), shape, held, llama, "cpu", None)
     run._fill_outside()
     rows = [[1, 5, 6, 7], [8, 9]]

@@ -82,10 +82,14 @@ class Skeleton:
 
         return {name: one for name, one in self.blocks[at].named_modules() if isinstance(one, torch.nn.Linear)}
 
+    def tied(self) -> dict[str, str]:
+        """Names of weights that are another's, and whose."""
+        return dict(getattr(self.model, "all_tied_weights_keys", None) or {})
+
     def outside(self) -> list[str]:
         """Names of the parameters and kept buffers outside the blocks, each tied weight once."""
         inside = tuple(f"{self.name_of_block(at)}." for at in range(len(self.blocks)))
-        tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
+        tied = self.tied()
         return [name for name in self.model.state_dict() if not name.startswith(inside) and name not in tied]
 
 
@@ -107,7 +111,7 @@ def skeleton(config: Any) -> Skeleton:
 class Checkpoint:
     """Safetensors files of a folder, read by the names that the model gives its parameters."""
 
-    def __init__(self, folder: Path, names: list[str]) -> None:
+    def __init__(self, folder: Path, shape: Skeleton) -> None:
         from safetensors import SafetensorError, safe_open
 
         self._files: dict[str, Any] = {}
@@ -117,14 +121,19 @@ class Checkpoint:
             except (SafetensorError, OSError) as error:
                 raise WeightsError(f"{path} cannot be read: it is damaged or incomplete ({error})") from error
             self._files |= dict.fromkeys(opened.keys(), opened)
-        self._names = {name: self._found(name) for name in names}
+        tied = shape.tied()
+        names = [name for name in shape.model.state_dict() if name not in tied]
+        also = {source: [name for name, one in tied.items() if one == source] for source in tied.values()}
+        self._names = {name: self._found([name, *also.get(name, ())]) for name in names}
         gone = [name for name, held in self._names.items() if held is None]
         if gone:
             raise WeightsError(f"{folder} does not hold the weight {gone[0]} ({len(gone)} are missing)")
 
-    def _found(self, name: str) -> str | None:
-        tried = [name, f"model.{name}", name.partition(".")[2]]
-        tried += [f"{prefix}.{name}" for prefix in SUPPORTED]
+    def _found(self, names: list[str]) -> str | None:
+        """The file's name of a weight: the model's own, that of a weight it is tied to, or one of another habit."""
+        tried = [*names]
+        for name in names:
+            tried += [f"model.{name}", name.partition(".")[2], *(f"{prefix}.{name}" for prefix in SUPPORTED)]
         for new, old in _OLD_NAMES:
             tried += [one.replace(new, old) for one in tried if new in one]
         return next((one for one in tried if one in self._files), None)

@@ -136,8 +136,7 @@ def _quantize(
     work = partial(out)
     _resume(work, plan)
     folder = checkpoint.in_safetensors(files, work / "base")
-    tied = set(getattr(shape.model, "all_tied_weights_keys", None) or ())
-    held = checkpoint.Checkpoint(folder, [name for name in shape.model.state_dict() if name not in tied])
+    held = checkpoint.Checkpoint(folder, shape)
     run = Run(plan, shape, held, work, where, progress)
     layers, quality, states = run.blocks(_batches(rows, tokenizer, widths, where))
     manifest = {
@@ -252,7 +251,7 @@ class Run:
         self._progress = progress
         self._total = sum(one.weight.numel() for at in range(len(shape.blocks)) for one in shape.linears(at).values())
         self._done = self._fresh = 0
-        self._started: float | None = None
+        self._started = time.monotonic()
 
     def blocks(self, held: list[Batch]) -> tuple[dict[str, Any], dict[str, Any], Any]:
         """Facts of every layer, quality of every width, and the base model's states of the probe."""
@@ -267,8 +266,8 @@ class Run:
             self._advance_probe(block, held, at, 0)
             path = self.work / f"block-{at:04}.safetensors"
             made = _kept(path)
+            fresh = made is None
             if made is None:
-                self._started = self._started or time.monotonic()
                 made = self._block(at, [one for one in held if one.role != "probe"])
                 _keep(path, *made)
             tensors, facts = made
@@ -280,7 +279,7 @@ class Run:
                 if batch.role != "probe":
                     batch.hidden = calibrate.through(block, batch, at)
             block.to("meta")
-            self._tell(at, facts)
+            self._tell(at, facts, fresh)
         quality, states = probe.compared(self.shape, [one for one in held if one.role == "probe"])
         for width in self.plan.bits:
             mean = sum(one["error"][str(width)] for one in layers.values()) / len(layers)
@@ -338,16 +337,18 @@ class Run:
             found = weight_of(facts[full], full, width, lambda key: tensors[key].to(self.device))
             linear.weight.data = found
 
-    def _tell(self, at: int, facts: dict[str, Any]) -> None:
+    def _tell(self, at: int, facts: dict[str, Any], fresh: bool) -> None:
+        """Report a block. Blocks that an earlier run left are `done`, but say nothing about how long the rest takes."""
         weights = sum(one["shape"][0] * one["shape"][1] for one in facts.values())
         self._done += weights
-        self._fresh += 0 if self._started is None else weights
+        if fresh:
+            self._fresh += weights
+        else:
+            self._started = time.monotonic()
         if self._progress is None:
             return
         label = f"{self.plan.method}: block {at + 1} of {len(self.shape.blocks)}"
-        if self._started is None:
-            label += ", from an earlier run"
-        else:
+        if self._fresh:
             spent = time.monotonic() - self._started
             label += f", {spent / self._fresh * (self._total - self._done):.0f} s left"
         self._progress(self._done, self._total, label)
