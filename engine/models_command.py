@@ -48,6 +48,7 @@ def _add_quantize(actions: Any, add_connection_options: Callable[[Any], None]) -
     quantize.add_argument("--bits", type=_widths, default=WIDTHS, help=f"widths, separated by commas ({WIDTHS})")
     quantize.add_argument("--group", metavar="N", type=int, default=GROUP, help=f"columns a scale is for ({GROUP})")
     quantize.add_argument("--tokens", metavar="N", type=_count, help="how much of the texts is used (32768)")
+    quantize.add_argument("--average-bits", metavar="B", type=_bits, help="also a mix of widths that averages to B")
     quantize.add_argument("--device", default="auto", help="cpu, cuda or auto")
     add_connection_options(quantize)
 
@@ -57,6 +58,13 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"widths are whole numbers such as {WIDTHS}, not {text!r}") from None
+
+
+def _bits(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number such as 3.5 is needed, not {text!r}") from None
 
 
 def _count(text: str) -> int:
@@ -133,7 +141,7 @@ def _verify(name: str) -> None:
     found = serve.verify(path)
     say(f"{path}: {found['tensors']:,} tensors match their hashes; cosine to the base model on the probe:")
     for bits, cosine in found["widths"].items():
-        say(f"  {bits} bits  {cosine:.4f}")
+        say(f"  {bits:g} bits  {cosine:.4f}")
 
 
 def _inspect(name: str, *, as_json: bool) -> None:
@@ -172,10 +180,12 @@ def summary(name: str, told: dict[str, Any]) -> str:
 def _quantize(args: argparse.Namespace, open_connection: Opens) -> None:
     from sqluice.engine.progress import StepBar
     from sqluice.engine.running import err_console, say
-    from sqluice.workers.quant import methods, runner
+    from sqluice.workers.quant import methods, mix, runner
 
     out = Path(args.out)
-    methods.check(args.method, args.bits, args.group)
+    widths = methods.check(args.method, args.bits, args.group)
+    if args.average_bits is not None:
+        mix.check(widths, args.average_bits)
     tokens = args.tokens or runner.TOKENS
     texts = calibration_texts(args, open_connection, tokens)
     try:
@@ -187,6 +197,8 @@ def _quantize(args: argparse.Namespace, open_connection: Opens) -> None:
         if runner.partial(out).exists():
             say(f"finished blocks are kept in {runner.partial(out)}; the same command goes on with them")
         raise
+    if args.average_bits is not None:
+        told = mix.add(out, args.average_bits)
     say(summary(str(out), told))
 
 

@@ -18,7 +18,7 @@ SIGNATURES = (
     "AI_COMPLETE(['model',] text [, options])",
     "AI_COMPLETE(['model',] PROMPT('..{0}..', a) [, options])",
 )
-OPTIONS = ("model", "bits", "max_tokens", "temperature", "response_format", "budget", "errors")
+OPTIONS = ("model", "max_tokens", "temperature", "response_format", "budget", "errors", "bits")
 
 
 def bind(args: Sequence[Arg]) -> Bound:

@@ -45,7 +45,7 @@ class Options:
     contract: tuple[tuple[str, OptionValue], ...] = ()
 
     def named(self) -> tuple[tuple[str, OptionValue], ...]:
-        """What a `Spec` keeps of them: the contract, the model's precision, and flags that tell the planner something."""
+        """What a `Spec` keeps of them: contract, precision, and flags that tell the planner something."""
         flags = [(name, True) for name in ("equivalence", "merge") if getattr(self, name)]
         bits = () if self.bits is None else (("bits", self.bits),)
         return (*self.contract, *bits, *flags)

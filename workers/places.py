@@ -154,9 +154,7 @@ def _fragment(uri: str, rest: str, known: tuple[str, ...] = LOAD_OPTIONS) -> tup
 def at_bits(uri: str, bits: float) -> str:
     """The slice of `bits` bits of the artifact that `uri` names; `ModelError` when it names no artifact."""
     if not uri.startswith("artifact:"):
-        raise ModelError(
-            f"option bits is for slices of an artifact, and {uri} is none; name artifact:<file> as the model"
-        )
+        raise ModelError(f"option bits is for slices of an artifact, and {uri} is none; name artifact:<file>")
     name, _, fragment = uri.partition("#")
     kept = [part for part in fragment.split("&") if part and not part.startswith("bits=")]
     return f"{name}#{'&'.join([f'bits={bits:g}', *kept])}"

@@ -277,7 +277,7 @@ def _load_artifact(place: Place, options: LoadOptions) -> Model:
     from sqluice.workers.quant.serve import load_slice
 
     how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
-    bits = int(place.options.get("bits", "0"))
+    bits = float(place.options.get("bits", "0"))
     return load_slice(place.path, bits, thinking_tokens=options.thinking, **how)
 
 
