@@ -13,7 +13,9 @@ from sqluice.errors import DataError, ProgrammingError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sqluice.engine import tuning
     from sqluice.engine.dbapi import Connection
+    from sqluice.engine.report import Report
     from sqluice.types import Progress
 
     Opens = Callable[[argparse.Namespace, Callable[[Progress], None] | None], Connection]
@@ -37,6 +39,10 @@ def add_parser(commands: Any, add_connection_options: Callable[[Any], None]) -> 
     for action in (listing, fetch, verify, inspect):
         action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     _add_quantize(actions, add_connection_options)
+    tune = actions.add_parser("tune", help="find the best proxy among an artifact's slices, on a query")
+    tune.add_argument("name", metavar="FILE", help="an artifact; its widest slice is the oracle")
+    tune.add_argument("--query", metavar="SQL", required=True, help="a query with AI_FILTER or AI_CLASSIFY on a sample")
+    add_connection_options(tune)
 
 
 def _add_quantize(actions: Any, add_connection_options: Callable[[Any], None]) -> None:
@@ -81,6 +87,8 @@ def command(args: argparse.Namespace, open_connection: Opens) -> int:
         _fetch(args.name)
     elif args.action == "verify":
         _verify(args.name)
+    elif args.action == "tune":
+        _tune(args, open_connection)
     elif args.action == "inspect":
         _inspect(args.name, as_json=args.json)
     else:
@@ -232,3 +240,36 @@ def _distinct(reader: Any) -> Iterator[str]:
             if text is not None and text.strip() and text not in seen:
                 seen.add(text)
                 yield text
+
+
+def _tune(args: argparse.Namespace, open_connection: Opens) -> None:
+    from sqluice.engine import tuning
+    from sqluice.engine.progress import ProgressBar
+    from sqluice.engine.running import err_console, execute, running, say
+
+    if hasattr(args, "oracle"):
+        raise ProgrammingError("models tune takes no --oracle: the widest slice of the artifact is the oracle")
+    path = (artifact_of(args.name) or Path(args.name)).resolve()
+    bar = ProgressBar(err_console())
+
+    def opened(settings: dict[str, Any]) -> Connection:
+        given = [*getattr(args, "set", []), *(f"{name}={value}" for name, value in settings.items())]
+        allowed = [*getattr(args, "allow_model", []), str(path.parent)]
+        return open_connection(argparse.Namespace(**{**vars(args), "set": given, "allow_model": allowed}), bar)
+
+    def run(con: Connection, sql: str) -> Report | None:
+        with running(con, bar):
+            cursor = execute(con, sql)
+            cursor.fetchall()
+        return cursor.report
+
+    def told(one: tuning.Measured) -> None:
+        name = "no proxy" if one.proxy is None else f"proxy {one.proxy:g} bits"
+        say(
+            f"{name}: {one.cost:.0%} of the oracle on every row, delegation {one.delegation:.3f}, "
+            f"by {', '.join(one.scorers)}; {one.label}"
+        )
+
+    found = tuning.tune(path, args.query, opened, run, told)
+    slice_ = f"{found.proxy:g} bits are the proxy" if found.uses_proxy else "no proxy pays"
+    say(f"{path.name}: {slice_}; stored as its policy")

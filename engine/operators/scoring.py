@@ -64,9 +64,9 @@ class Scoring:
         self._run = run
         self._inputs = inputs
         self._spec = run.specs[number]
-        proxy = run.settings["ai_proxy"]
+        proxy = run.proxy(self._spec)
         self._embedder = Embedder(run, self._spec)
-        self._proxy = None if proxy in (None, run.uri(self._spec)) else _Proxy(run, str(proxy), self._spec)
+        self._proxy = None if proxy in (None, run.uri(self._spec)) else _Proxy(run, proxy, self._spec)
         self.rows = np.zeros(0, np.int64)
         """The sample, int [m]."""
         self._features: list[np.ndarray] = []

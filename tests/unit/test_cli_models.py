@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -17,9 +20,10 @@ from test_quant_artifact import spoil
 from test_quant_models import TEXTS, saved
 
 import sqluice
-from sqluice.engine import cli
+from sqluice.engine import cli, tuning
 from sqluice.engine.models_command import artifact_of
 from sqluice.engine.progress import StepBar
+from sqluice.engine.report import CascadeReport, OpReport, Report
 from sqluice.workers.quant import artifact, methods, runner
 
 if TYPE_CHECKING:
@@ -193,3 +197,131 @@ def test_names_of_weights_and_of_artifacts_are_told_apart(
     assert str(artifact_of("gone.sq")) == "gone.sq"
     (tmp_path / "plain").write_bytes(b"")
     assert str(artifact_of("plain")) == "plain"
+
+
+# ---- tuning
+
+ASKED = "SELECT AI_CLASSIFY(s, ['w1', 'w2'], {'accuracy': 0.7}) FROM many"
+
+
+class Flat:
+    """An embedder that knows nothing, so that the proxy has to decide."""
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        return np.ones((len(texts), 2), np.float32) / np.sqrt(2)
+
+
+@pytest.fixture
+def tuned(texts: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the artifact; table `many` is there, and every connection knows the embedder `flat`."""
+    con = sqluice.connect(str(texts))
+    words = "'w' || (i % 90) || ' w' || (i * 7 % 83) || ' ' || i"
+    con.execute(f"CREATE OR REPLACE TABLE many AS SELECT {words} AS s FROM range(1200) r(i)")
+    con.close()
+    opened = cli.open_connection
+
+    def open_with_model(*args: Any) -> Any:
+        con = opened(*args)
+        con.register_model("flat", Flat())
+        return con
+
+    monkeypatch.setattr(cli, "open_connection", open_with_model)
+    path = tmp_path / "m.sq"
+    path.write_bytes(made.read_bytes())
+    return path
+
+
+def tune(path: Path, texts: Path, query: str, *options: str) -> int:
+    given = ["--query", query, "--db", str(texts), "--set", "ai_embedder=flat", "--set", "ai_device=cpu"]
+    return cli.main(["models", "tune", str(path), *given, *options])
+
+
+def test_tune_stores_the_cheapest_pair(
+    tuned: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = artifact.inspect(tuned)
+    real = tuning.measure
+    costs: dict[float | None, float] = {None: 0.9, 2: 0.8, 3: 0.7, 4: 0.6}  # time on a tiny model means nothing
+
+    def priced(proxy: float | None, report: Any) -> Any:
+        told = real(proxy, report)
+        assert all(0 < seconds < 1 for seconds in told.seconds.values())
+        return dataclasses.replace(told, cost=costs[proxy], scorers=("head" if proxy is None else "proxy",))
+
+    monkeypatch.setattr(tuning, "measure", priced)
+    assert tune(tuned, texts, ASKED) == 0
+    err = capsys.readouterr().err
+    for line in ("no proxy: 90%", "proxy 2 bits: 80%", "proxy 4 bits: 60%", "4 bits are the proxy; stored"):
+        assert line in err
+    told = artifact.inspect(tuned)
+    policy = told["policy"]
+    assert (policy["oracle"], policy["proxy"], policy["inputs"], policy["cost"]) == (8, 4, 1200, 0.6)
+    assert 0 < policy["delegation"] <= 1
+    assert policy["contract"].startswith(("certified(accuracy >= 0.7", "exact"))
+    assert set(policy["seconds"]) == {"AI_CLASSIFY", "AI_CLASSIFY head", "AI_CLASSIFY proxy"}
+    assert [one["proxy"] for one in policy["measured"]] == [None, 2, 3, 4]
+    assert "w1" not in json.dumps(policy), "no text of the query"
+    assert told["fingerprint"] != before["fingerprint"]
+    assert artifact.check_hashes(tuned)
+    assert cli.main(["models", "inspect", str(tuned)]) == 0
+    assert '"proxy": 4' in capsys.readouterr().out
+
+    con = sqluice.connect(str(texts), allow_models=["default", str(tuned.parent)], ai_cache="off", ai_mode="cascade")
+    con.register_model("flat", Flat())
+    con.execute("SET ai_embedder = 'flat'")
+    for oracle, proxies in (("", ["#bits=4"]), ("#bits=8", [])):
+        con.execute(f"SET ai_oracle = 'artifact:{tuned}{oracle}'")
+        cursor = con.execute(ASKED)
+        cursor.fetchall()
+        found = [one.model for one in cursor.report.operators if one.function == "AI_CLASSIFY proxy"]
+        assert found == [f"artifact:{tuned}{slice_}" for slice_ in proxies]
+    con.close()
+
+
+def test_what_a_run_cost_is_the_mean_over_its_inputs() -> None:
+    cascades = (
+        CascadeReport("c", "certified(c)", "proxy", 3000, 300, saving=0.8, tau_low=0.1, tau_high=math.inf),
+        CascadeReport("c", "exact (too little is left to save)", None, 1000, 1000),
+    )
+    asked = OpReport("AI_FILTER", "o", calls=1300, seconds_busy=13.0, cascades=cascades)
+    scored = OpReport("AI_FILTER proxy", "p", scored=3000, seconds_busy=6.0)
+    found = tuning.measure(3, Report("r", "", "ok", 20.0, label="certified(c)", operators=(asked, scored)))
+    assert found.cost == pytest.approx((0.2 * 3000 + 1000) / 4000)
+    assert found.delegation == pytest.approx(1300 / 4000)
+    assert found.seconds == {"AI_FILTER": pytest.approx(0.01), "AI_FILTER proxy": pytest.approx(0.002)}
+    assert found.thresholds == [(0.1, None), (None, None)]
+    assert found.uses_proxy
+
+
+def run_of(proxy: float | None, cost: float, label: str = "certified(..)", scorer: str = "proxy") -> Any:
+    return tuning.Measured(proxy, cost, 0.1, (scorer,), label, 1000, {}, [])
+
+
+def test_the_best_pair_keeps_the_contract() -> None:
+    runs = [run_of(None, 0.9, scorer="head"), run_of(3, 0.4, "uncertified(drift)"), run_of(4, 0.6), run_of(3.5, 0.6)]
+    assert tuning.best(runs).proxy == 4
+    assert tuning.best(runs[1:2]).proxy == 3
+    assert tuning.policy(run_of(4, 0.5, scorer="head"), 8, runs)["proxy"] is None
+    assert tuning.policy(run_of(4, 0.5, scorer="head and proxy"), 8, runs)["proxy"] == 4
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "hint"),
+    [
+        ("SELECT 1", (), "the query asks no model"),
+        ("SELECT AI_CLASSIFY(text, ['w1', 'w2']) FROM t LIMIT 0", (), "nothing in the query is a cascade"),
+        (ASKED, ("--oracle", "flat"), "takes no --oracle"),
+    ],
+)
+def test_tune_refuses(
+    tuned: Path, texts: Path, capsys: pytest.CaptureFixture[str], query: str, options: tuple[str, ...], hint: str
+) -> None:
+    assert tune(tuned, texts, query, *options) == 1
+    assert hint in capsys.readouterr().err
+    assert artifact.inspect(tuned)["policy"] is None
+
+
+def test_one_width_has_no_proxy(llama: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert quantized(llama, texts, tmp_path / "m.sq", "--method", "rtn", "--bits", "4") == 0
+    assert tune(tmp_path / "m.sq", texts, ASKED) == 1
+    assert "has one width; a proxy needs a narrower one" in capsys.readouterr().err

