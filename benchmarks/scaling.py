@@ -91,6 +91,8 @@ def timed(where: str, model: object, rows: int) -> float:
     with connected(where, model) as connection:
         cursor = connection.cursor()
         cursor.execute(TEMPLATE.format(rows=64, run="warm")).fetchall()
+        pool: Any = pool_of(where)
+        pool.ready()
         started = time.perf_counter()
         cursor.execute(TEMPLATE.format(rows=rows, run="row")).fetchall()
         seconds = time.perf_counter() - started

@@ -40,7 +40,7 @@ from sqluice.engine.trace_schema import (
     view,
     write_empty,
 )
-from sqluice.workers.protocol import WASTED
+from sqluice.workers.protocol import RETRY, WASTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -128,6 +128,8 @@ class OpTrace:
     rows_by_tier: dict[str, int] = field(default_factory=dict)
     tokens_in: int = 0
     tokens_out: int = 0
+    tokens_cached: int = 0
+    retries: int = 0
     pad_tokens: int = 0
     seconds_busy: float = 0.0
     seconds_queue: float = 0.0
@@ -154,17 +156,16 @@ class OpTrace:
 
     def add_batches(self, batches: Sequence[Batch]) -> None:
         """Count and record attempts at micro-batches."""
-        if not batches:
-            return
-        first = self.batches
-        self.batches += len(batches)
+        first, self.batches = self.batches, self.batches + len(batches)
         counted = [batch for batch in batches if batch.outcome != WASTED]
         self.tokens_in += sum(batch.tokens_in for batch in counted)
         self.tokens_out += sum(batch.tokens_out for batch in counted)
+        self.tokens_cached += sum(batch.tokens_cached for batch in counted)
+        self.retries += sum(batch.rows for batch in batches if batch.outcome == RETRY)
         self.pad_tokens += sum(batch.pad_tokens for batch in counted)
         self.seconds_busy += sum(batch.ended - batch.started for batch in counted)
         self._add_joules(batches)
-        if self.run.records:
+        if batches and self.run.records:
             self.run.record("batches", _batch_columns(self, batches, first))
 
     def _add_joules(self, batches: Sequence[Batch]) -> None:
@@ -354,11 +355,9 @@ class RunTrace:
             self.give_up(_failure(error))
 
     def _summary(self, status: Status) -> Report:
-        seconds = time.perf_counter() - self._clock
-        label = self.label if status == "ok" else None
-        warnings = sum(self.warnings.values())
-        sums = totals(self.operators)
-        report = Report(self.run_id, self.sql, status, seconds, label=label, warnings=warnings, recorded=False, **sums)
+        facts = (self.run_id, self.sql, status, time.perf_counter() - self._clock)
+        label, warnings = self.label if status == "ok" else None, sum(self.warnings.values())
+        report = Report(*facts, label=label, warnings=warnings, recorded=False, **totals(self.operators))
         return replace(report, degraded=self.degraded)
 
     def _publish(self, report: Report, error: str | None) -> None:
@@ -436,7 +435,7 @@ def _reasons(tiers: Labels, states: Labels, reason: str) -> Labels:
 
 def _batch_columns(op: OpTrace, batches: Sequence[Batch], first: int) -> pa.RecordBatch:
     """Rows of `ai.batches`, numbered from `first`."""
-    same = ("attempt", "rows", "tokens_in", "tokens_out", "pad_tokens", "max_tokens")
+    same = ("attempt", "rows", "tokens_in", "tokens_out", "tokens_cached", "pad_tokens", "max_tokens", "cost_usd")
     columns: dict[str, object] = {name: [getattr(batch, name) for batch in batches] for name in same}
     columns |= {name: strings([getattr(batch, name) for batch in batches]) for name in ("outcome", "worker")}
     columns |= {

@@ -57,7 +57,8 @@ TABLES: dict[str, dict[str, str]] = {
         **dict.fromkeys(("op", "batch", "attempt", "rows"), "INTEGER"),
         **dict.fromkeys(("started", "ended"), "TIMESTAMP"),
         **dict.fromkeys(("seconds", "joules"), "DOUBLE"),
-        **dict.fromkeys(("tokens_in", "tokens_out", "pad_tokens", "max_tokens"), "BIGINT"),
+        **dict.fromkeys(("tokens_in", "tokens_out", "tokens_cached", "pad_tokens", "max_tokens"), "BIGINT"),
+        "cost_usd": "DOUBLE",
         **dict.fromkeys(("outcome", "worker", "error"), "VARCHAR"),
     },
     "decisions": {

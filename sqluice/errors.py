@@ -81,8 +81,8 @@ class WeightsError(ModelError):
 
 
 class BrokenModelError(ModelError):
-    """A model answered none of its first rows, or no worker of it is left. A cascade whose proxy breaks goes on with
-    the oracle alone."""
+    """A model answered none of its first rows, an endpoint stopped answering, or no worker of a model is left. A
+    cascade whose proxy breaks goes on with the oracle alone."""
 
 
 class ModelRefusedError(ModelError):

@@ -61,14 +61,16 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Facts about a model. Prices are in US dollars per million tokens; `revision` is a digest of everything
-    that decides its answers (weights, dtype, prompt form, calibration)."""
+    """Facts about a model. Prices are in US dollars per million tokens, `price_cached` that of input which the
+    model had in a cache (None: the same as `price_in`); `revision` is a digest of everything that decides its
+    answers (weights, dtype, prompt form, calibration)."""
 
     name: str
     revision: str = ""
     context_tokens: int = 0
     price_in: float = 0.0
     price_out: float = 0.0
+    price_cached: float | None = None
     reasoning: bool = False
     device: str = "cpu"
     extra: dict[str, str] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from sqluice.errors import ModelError
 from sqluice.types import Completion
 
 if TYPE_CHECKING:
-    from sqluice.workers.pool import Operation
+    from sqluice.workers.protocol import Operation
 
 NOT_A_NUMBER = "model returned NaN"
 _ANSWERS: dict[str, str] = {"score": "scores", "generate": "text", "embed": "embeddings"}

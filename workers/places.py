@@ -37,7 +37,10 @@ DEFAULTS = ("loopback", "packages", "hub", "cwd")
 """Words an allow list may hold beside hosts, folders and packages; `default` stands for all of them."""
 
 LOAD_OPTIONS = ("dtype", "device", "threads", "thinking")
-ENDPOINT_OPTIONS = ("api_key_env", "concurrency", "timeout", "deadline")
+ENDPOINT_OPTIONS = (
+    *("api_key_env", "concurrency", "timeout", "deadline"),
+    *("price_in", "price_out", "price_cached", "batch"),
+)
 
 _HUB = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
 _REVISION = re.compile(r"^[\w][\w./-]*$")
@@ -143,7 +146,7 @@ def _fragment(uri: str, rest: str, known: tuple[str, ...] = LOAD_OPTIONS) -> tup
         options["dtype"] = _DTYPES.get(options["dtype"], options["dtype"])
         if options["dtype"] not in _KNOWN_DTYPES:
             raise ModelError(f"{uri}: dtype is one of {', '.join(_KNOWN_DTYPES)}")
-    for number in ("threads", "thinking"):
+    for number in ("threads", "thinking", "bits"):
         if not options.get(number, "0").isdigit():
             raise ModelError(f"{uri}: {number} takes a whole number")
     if not _BITS.fullmatch(options.get("bits", "8")):

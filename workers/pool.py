@@ -2,7 +2,7 @@
 
 A pool sorts and packs rows, keeps what one bad row costs down to that row, and restores the order. A
 micro-batch that fails is halved until the rows that fail stand alone; a model that has not answered one of
-its first rows is given up. Models of ours may answer row by row themselves (`ask`, see `Asking`).
+its first rows is given up. Models of ours may answer row by row themselves (`ask`, see `protocol.Asking`).
 
 `LocalPool` does all of it in this process. `ray_pool.RayPool` admits and packs in this process as well, and has
 each micro-batch `run` by a worker.
@@ -12,24 +12,26 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sqluice.errors import BrokenModelError, Error, InterruptedQueryError, ModelError
 from sqluice.workers import streaming
-from sqluice.workers.batching import Growing, estimated_lengths, in_order, longest_first, pack
+from sqluice.workers.admission import admit, token_budget
+from sqluice.workers.batching import Growing, in_order, longest_first, pack
 from sqluice.workers.checks import NOT_A_NUMBER, completions, matrix, method_of, name_of, not_finite
-from sqluice.workers.failures import describe, is_out_of_memory, overflow
+from sqluice.workers.failures import describe, is_out_of_memory
 from sqluice.workers.protocol import Asked, Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from sqluice.types import Completion, Prompt
-    from sqluice.workers.protocol import Control
+    from sqluice.workers.protocol import Control, Operation
     from sqluice.workers.registry import LoadOptions, Registry
 
 GIVE_UP_AFTER = 64
@@ -40,10 +42,6 @@ SLOTFULS = 8
 
 NOT_ASKED = "not asked"
 """The error of a row that an interruption left out."""
-
-_CHARS_NO_TOKEN_HAS = 128
-
-Operation: TypeAlias = Literal["score", "generate", "embed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +60,6 @@ class Question:
         if self.operation == "score":
             return {"choices": self.choices}
         return {"max_tokens": self.max_tokens, "schema": self.schema} if self.operation == "generate" else {}
-
-
-class Asking(Protocol):
-    """A model that handles the failures of single rows itself: remote endpoints, recorded answers."""
-
-    batch_rows: int
-
-    def ask(
-        self,
-        operation: Operation,
-        items: Sequence[Prompt] | Sequence[str],
-        *,
-        choices: Sequence[str] = (),
-        max_tokens: int = 0,
-        schema: dict[str, object] | None = None,
-        control: Control | None = None,
-    ) -> Asked:
-        """Answers in order, with `errors` for the rows that have none; checks `control` while it waits."""
-        ...
 
 
 @dataclass(slots=True)
@@ -239,47 +218,12 @@ class LocalPool(Pool):
         lengths = admit(model, question, items, told)
         work = Work.of(model, question, items, told, control)
         work.lengths, work.bias = lengths, calibration(model, question, items)
+        if hasattr(model, "stream"):
+            return _flow(model, question, items, work)
         batches = micro_batches(model, question, told, lengths)
         if work.waves is not None and isinstance(batches, list) and batches:
             batches = [np.concatenate(batches)]  # the more rows wait, the longer the slots stay full
         return run(work, batches)
-
-
-def admit(model: Any, question: Question, items: Sequence[Any], told: Rows) -> np.ndarray | None:
-    """Tokens of each item, int64 [n], past the prefix that prompts share; None when nobody needs them. Prompts that do
-    not fit the model's context get their error."""
-    if question.operation != "embed":
-        return _admit_prompts(model, items, told, question.max_tokens)
-    measure = getattr(model, "count_tokens", None)
-    return _lengths_of(measure, items, _sizes(items), told.tokens_in) if _budget(model) else None
-
-
-def _admit_prompts(model: Any, prompts: Sequence[Prompt], told: Rows, max_tokens: int) -> np.ndarray | None:
-    limit = int(getattr(getattr(model, "info", None), "context_tokens", 0) or 0)
-    measure = getattr(model, "lengths", None)
-    if not prompts or not (limit or _budget(model) or callable(measure)):
-        return None
-    name = name_of(model)
-    chars = np.fromiter(map(_chars, prompts), dtype=np.int64, count=len(prompts))
-    prefix = _prefix_tokens(model, prompts[0]) if callable(measure) else 0
-    if limit:  # nobody spends seconds on tokenising what cannot fit
-        for row in np.flatnonzero(chars > limit * _CHARS_NO_TOKEN_HAS).tolist():
-            told.errors[row] = overflow("about ", int(chars[row]) // 4, limit, name, int(chars[row]), 0)
-    rows = [row for row in range(len(prompts)) if row not in told.errors]
-    lengths = np.zeros(len(prompts), dtype=np.int64)
-    tokens = np.zeros(len(rows), dtype=np.int32)
-    lengths[rows] = _lengths_of(measure, [prompts[row] for row in rows], chars[rows], tokens)
-    total = lengths + prefix + max_tokens
-    for row in np.flatnonzero(total > limit).tolist() if limit else ():
-        about = "" if tokens.any() else "about "
-        told.errors[row] = overflow(about, int(total[row]), limit, name, int(chars[row]), max_tokens)
-    told.tokens_in[rows] = np.where(tokens > 0, tokens + prefix, 0)
-    told.tokens_in[list(told.errors)] = 0  # never sent
-    return lengths
-
-
-def _chars(prompt: Prompt) -> int:
-    return len(prompt.prefix) + len(prompt.template) + sum(map(len, prompt.args))
 
 
 def run(work: Work, batches: Iterable[np.ndarray]) -> Asked:
@@ -298,6 +242,24 @@ def run(work: Work, batches: Iterable[np.ndarray]) -> Asked:
                     continue
                 middle = len(rows) // 2
                 waiting += [(rows[middle:], attempt + 1), (rows[:middle], attempt + 1)]
+    except BaseException as error:
+        work.told.cut_short(error, work.bias)
+        raise
+    return work.told.asked(work.bias)
+
+
+def _flow(model: Any, question: Question, items: Sequence[Any], work: Work) -> Asked:
+    """Ask about all rows at once, and take the answers as they come."""
+    rows = _open_rows(work.told)
+    some = [items[row] for row in rows.tolist()]
+    try:
+        with closing(model.stream(question.operation, some, control=work.control, **question.options())) as parts:
+            for at, part in parts:
+                failed = _store(work.told, rows[at], question.operation, part)
+                work.told.batches += part.batches
+                for batch in part.batches:
+                    work.control.done(batch)
+                _done(work, rows[at].tolist(), failed)
     except BaseException as error:
         work.told.cut_short(error, work.bias)
         raise
@@ -345,7 +307,7 @@ def _done(work: Work, rows: list[int], failed: dict[int, str], cause: Exception 
     hand_over(work, [row for row in rows if row not in failed])
     count(work, len(rows), failed)
     if work.failed >= GIVE_UP_AFTER and not work.succeeded:
-        said = f"none of its first {work.failed} rows; the last one: {next(reversed(failed.values()))}"
+        said = f"none of its first {work.failed} rows; the last one: {next(reversed(work.told.errors.values()))}"
         raise BrokenModelError(f"{work.name} answered {said}") from cause
 
 
@@ -398,15 +360,21 @@ def _batch_of(work: Work, rows: np.ndarray, started: float, attempt: int, said: 
 
 def micro_batches(model: Any, question: Question, told: Rows, lengths: np.ndarray | None) -> list[np.ndarray] | Growing:
     """Rows without an error so far, packed as the model likes them."""
-    n, extra = len(told.tokens_in), question.max_tokens
-    budget, rows = _budget(model), int(getattr(model, "batch_rows", 0) or 0)
-    open_rows = np.setdiff1d(np.arange(n), list(told.errors)) if told.errors else np.arange(n)
+    extra = question.max_tokens
+    budget, rows = token_budget(model), int(getattr(model, "batch_rows", 0) or 0)
+    open_rows = _open_rows(told)
     slots = int(getattr(model, "slots", 0) or 0) if question.operation == "generate" else 0
     if slots and lengths is not None:
         return [open_rows[picked] for picked in longest_first(lengths[open_rows], SLOTFULS * slots)]
     if budget and lengths is not None:
         return [open_rows[picked] for picked in pack(lengths[open_rows], budget, extra=extra)]
     return [open_rows[picked] for picked in in_order(len(open_rows), rows)] if rows else Growing(open_rows)
+
+
+def _open_rows(told: Rows) -> np.ndarray:
+    """Rows without an error so far."""
+    every = np.arange(len(told.tokens_in))
+    return np.setdiff1d(every, list(told.errors)) if told.errors else every
 
 
 def _step(
@@ -457,16 +425,6 @@ def _store(told: Rows, rows: np.ndarray, operation: Operation, answer: Asked) ->
     return failed if operation == "generate" else {**not_finite(values, rows), **failed}
 
 
-def _budget(model: Any) -> int:
-    return int(getattr(model, "token_budget", 0) or 0)
-
-
-def _prefix_tokens(model: Any, prompt: Prompt) -> int:
-    """Tokens of the instruction prefix that `model.lengths` leaves out."""
-    tokens = getattr(model, "prefix_tokens", 0)
-    return int(tokens(prompt) if callable(tokens) else tokens or 0)
-
-
 def calibration(model: Any, question: Question, items: Sequence[Any]) -> np.ndarray | None:
     """Float32 [k]: what is taken off the scores of all rows; None where the model offers none."""
     calibrate = getattr(model, "calibration", None)
@@ -479,22 +437,3 @@ def calibration(model: Any, question: Question, items: Sequence[Any]) -> np.ndar
         raise
     except Exception as error:
         raise ModelError(f"{name_of(model)} cannot be calibrated: {describe(error, prompt.args)}") from error
-
-
-def _sizes(texts: Sequence[str]) -> np.ndarray:
-    return np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-
-
-def _lengths_of(measure: Any, items: Sequence[Any], chars: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Int64 [n] tokens by `measure`, also written to `tokens`; a guess where it is missing or fails."""
-    if callable(measure):
-        try:
-            found = np.asarray(measure(items), dtype=np.int64)
-        except (InterruptedQueryError, BrokenModelError):
-            raise
-        except Exception:  # noqa: BLE001 - the row that cannot be tokenised is found when it is asked
-            found = np.empty(0, dtype=np.int64)
-        if found.shape == (len(items),):
-            tokens[:] = found
-            return found
-    return estimated_lengths(chars)

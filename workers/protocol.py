@@ -7,7 +7,7 @@ of `LocalModel` are optional refinements that our own backends offer; callers lo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sqluice.types import Completion, ModelInfo, Prompt
+
+
+Operation: TypeAlias = Literal["score", "generate", "embed"]
 
 
 @runtime_checkable
@@ -76,6 +79,10 @@ WASTED = "wasted"
 """The outcome of an attempt whose answers nobody got: its worker died, or another was first. It counts nowhere else."""
 
 
+RETRY = "retry"
+"""The outcome of attempts that an endpoint did not answer and that are made again; what they cost is not known."""
+
+
 @dataclass(slots=True)
 class Wave:
     """What a step of a generation brought: completions and errors by row, often none. `lost` rows had their work undone
@@ -92,13 +99,16 @@ class Wave:
 @dataclass(slots=True)
 class Batch:
     """One attempt at one micro-batch; of a generation in slots, the rows that were done within a slice of time. Times
-    are seconds since the epoch; `tokens` excludes padding. `outcome` is `ok`, `error` or `wasted`."""
+    are seconds since the epoch; `tokens` excludes padding; `tokens_cached` are those of `tokens_in` that the model had
+    in a cache. `outcome` is `ok`, `error`, `wasted` or `retry`."""
 
     rows: int
     started: float
     ended: float
     tokens_in: int = 0
     tokens_out: int = 0
+    tokens_cached: int = 0
+    cost_usd: float = 0.0
     pad_tokens: int = 0
     max_tokens: int = 0
     attempt: int = 1
@@ -137,4 +147,41 @@ class Control(Protocol):
     def done(self, batch: Batch) -> None:
         """Called after every attempt at a micro-batch. A control that also has `answered(rows, values, raw)` is told
         the answers of each micro-batch at once."""
+        ...
+
+
+class Asking(Protocol):
+    """A model that handles the failures of single rows itself: remote endpoints, recorded answers."""
+
+    batch_rows: int
+
+    def ask(
+        self,
+        operation: Operation,
+        items: Sequence[Prompt] | Sequence[str],
+        *,
+        choices: Sequence[str] = (),
+        max_tokens: int = 0,
+        schema: dict[str, object] | None = None,
+        control: Control | None = None,
+    ) -> Asked:
+        """Answers in order, with `errors` for the rows that have none; checks `control` while it waits."""
+        ...
+
+
+class Streaming(Protocol):
+    """A model that is asked about many rows at once: remote endpoints."""
+
+    def stream(
+        self,
+        operation: Operation,
+        items: Sequence[Prompt] | Sequence[str],
+        *,
+        choices: Sequence[str] = (),
+        max_tokens: int = 0,
+        schema: dict[str, object] | None = None,
+        control: Control | None = None,
+    ) -> Iterator[tuple[np.ndarray, Asked]]:
+        """Int64 [m] rows and their answers, as they come; every row once, and `Asked.batches` as the model counts them.
+        Checks `control` while it waits; on the way out by an exception it first yields what has come."""
         ...

@@ -64,7 +64,10 @@ def join(where: Where) -> Any | None:
             _reach(where.address)
             return _joined(ray, where.address)
         if where.kind == "auto":
-            return _joined(ray, "auto", may_miss=True)
+            named = os.environ.get("RAY_ADDRESS", "")
+            if ":" in named:
+                _reach(named)
+            return _joined(ray, "auto", may_miss=not named)
         return _local(ray)
 
 
@@ -95,7 +98,7 @@ def _joined(ray: Any, address: str, *, may_miss: bool = False) -> Any | None:
     try:
         ray.init(address=address, **_quiet())
     except ConnectionError as error:
-        if may_miss and "RAY_ADDRESS" not in os.environ:
+        if may_miss:
             return None
         raise OperationalError(f"no Ray cluster at {_told(address)}: {describe(error)}") from error
     except Exception as error:  # version mismatch, no grpc, authentication
@@ -185,10 +188,9 @@ def _reach(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except OSError as error:
-        raise OperationalError(
-            f"no Ray cluster answers at {address}: {describe(error)}; is its client server on"
-            " (ray start --head --ray-client-server-port 10001)?"
-        ) from None
+        client = "; is its client server on (ray start --head --ray-client-server-port 10001)?"
+        more = client if address.startswith("ray://") else ""
+        raise OperationalError(f"no Ray cluster answers at {address}: {describe(error)}{more}") from None
 
 
 def leave(*, only_own: bool = False) -> None:

@@ -21,6 +21,7 @@ from sqluice.errors import BrokenModelError
 from sqluice.workers.batching import Growing
 from sqluice.workers.pool import GIVE_UP_AFTER, NOT_ASKED, Work, count, hand_over
 from sqluice.workers.protocol import WASTED, Batch
+from sqluice.workers.ray_group import WAIT
 from sqluice.workers.ray_peers import Peer, is_hung, is_slow, predicted, wants_copy
 from sqluice.workers.ray_wire import Broken, Reply, to_table, unpack_values, why
 from sqluice.workers.ray_worker import State, Terms
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
     from sqluice.workers.pool import Question
     from sqluice.workers.ray_peers import Limits
-
-WAIT = 0.1
-"""Seconds between looks at whether the query is to stop."""
 
 LOOK = 0.25
 """Seconds between looks at how the workers do."""
@@ -85,8 +83,12 @@ class Workers(Protocol):
         """Those there are now."""
         ...
 
-    def lost(self, peer: Peer) -> None:
-        """One is given up."""
+    def up(self) -> list[Peer]:
+        """Those that can be asked. `BrokenModelError` when the last one had to be given up."""
+        ...
+
+    def failed(self, peer: Peer, life: int, said: str, *, fatal: bool = False, blamed: bool = True) -> None:
+        """One died in its `life`, or could not do what it was asked."""
         ...
 
     def demand(self, seconds: float) -> None:
@@ -148,7 +150,7 @@ class Dispatch:
 
     def _send_out(self) -> None:
         """Give every worker something to do, the least busy first."""
-        peers = [peer for peer in self._workers.peers() if self._is_up(peer)]
+        peers = self._workers.up()
         busy = dict.fromkeys(peers, 0)
         for flight in self._flights.values():
             alone = self._limits.in_flight if flight.piece.kills else 1
@@ -174,29 +176,6 @@ class Dispatch:
 
     def _slow(self, peer: Peer, peers: Sequence[Peer]) -> bool:
         return is_slow(peer, peers, self._question.operation, self._limits)
-
-    def _is_up(self, peer: Peer) -> bool:
-        """Whether a worker can be sent anything: not while Ray starts it anew, when every call would fail at once."""
-        if peer.ping is None:
-            return True
-        now = time.monotonic()
-        if not self._ray.wait([peer.ping], timeout=0)[0]:
-            if now - peer.down > self._limits.start:
-                peer.said = f"Ray did not start it anew within {self._limits.start:g} s"
-                self._give_up(peer)
-            return False
-        try:
-            self._ray.get(peer.ping)
-        except self._ray.exceptions.RayError:
-            if now - peer.pinged > LOOK:
-                self._ping(peer)
-            return False
-        peer.ping = None
-        return True
-
-    def _ping(self, peer: Peer) -> None:
-        peer.pinged = time.monotonic()
-        peer.ping = peer.actor.state.options(concurrency_group="control").remote()
 
     def _send_next(self, peer: Peer, peers: int, *, busy: bool) -> int:
         """Send the next piece to a worker, as far as the budget allows; what that adds to what it has to do. A piece
@@ -352,10 +331,10 @@ class Dispatch:
         self._drop(flight)
         self._record(flight, why)
 
-    def _record(self, flight: Flight, why: str) -> None:
+    def _record(self, flight: Flight, why: str, outcome: str = WASTED) -> None:
         piece = flight.piece
         now, spent = time.time(), time.monotonic() - flight.sent
-        batch = Batch(len(piece.rows), now - spent, now, attempt=piece.attempt, outcome=WASTED)
+        batch = Batch(len(piece.rows), now - spent, now, attempt=piece.attempt, outcome=outcome)
         batch.worker, batch.error = flight.peer.name, why
         batch.tokens_in = int(self._told.tokens_in[piece.rows].sum())
         self._told.batches.append(batch)
@@ -369,29 +348,27 @@ class Dispatch:
     def _failed(self, flight: Flight, said: str) -> None:
         """A worker that could not do what it was asked, though it lives."""
         self._forget(flight)
-        if flight.peer.died(flight.life, said) and flight.peer.deaths >= self._limits.deaths:
-            self._give_up(flight.peer)
         self._redo(flight.piece)
+        self._workers.failed(flight.peer, flight.life, said)
 
     def _died(self, flight: Flight, error: Exception) -> None:
         """A worker died. The piece that it was at is suspected, what waited behind it is not."""
         peer, piece = flight.peer, flight.piece
-        fatal = isinstance(error, self._ray.exceptions.ActorDiedError)
-        first = peer.died(flight.life, why(error))
-        if first:
-            peer.down = time.monotonic()
-            self._ping(peer)
+        if flight.life == peer.life:
             next(one for one in self._flights.values() if one.peer is peer).suspected = True
         self._forget(flight)
-        self._record(flight, f"worker lost: {why(error)}")
-        piece.attempt += 1
+        suspect = piece.kills > 0
         piece.kills += flight.suspected
-        if fatal or peer.deaths >= self._limits.deaths:
-            self._give_up(peer)
-        if piece.kills < self._limits.kills or piece.flights:
+        again = piece.kills < self._limits.kills or bool(piece.flights)
+        outcome = WASTED if again or len(piece.rows) > 1 else "error"
+        self._record(flight, f"worker lost: {why(error)}", outcome)
+        piece.attempt += 1
+        if again:
             self._redo(piece)
         else:
             self._split(piece, why(error))
+        fatal = isinstance(error, self._ray.exceptions.ActorDiedError)
+        self._workers.failed(peer, flight.life, why(error), fatal=fatal, blamed=not suspect)
 
     def _split(self, piece: Piece, said: str) -> None:
         """A piece that workers die of: its halves, or the error of its one row."""
@@ -405,11 +382,6 @@ class Dispatch:
         place.open += 1
         for rows in (piece.rows[:middle], piece.rows[middle:]):
             self._again.append(Piece(piece.place, rows, piece.attempt, piece.kills - 1))
-
-    def _give_up(self, peer: Peer) -> None:
-        self._workers.lost(peer)
-        if not self._workers.peers():
-            raise BrokenModelError(f"{self._work.name} has no worker left; why the last one was given up: {peer.said}")
 
     # ---- slow and stuck workers
 

@@ -25,7 +25,8 @@ class Limits:
     in_flight: int = 2
     """Micro-batches that wait at a worker or are asked by it."""
     deaths: int = 4
-    """Deaths and failed starts in a row, without an answer between them, after which a worker is given up."""
+    """Deaths and failed starts in a row, without an answer between them, after which a worker is given up. Those of a
+    micro-batch that another one has died of are not its own."""
     kills: int = 2
     """Workers that may die of a micro-batch before it is split; a row alone then fails."""
     slow: float = 2.0
@@ -39,10 +40,8 @@ class Limits:
     """A worker is stuck when a micro-batch takes so many times as long as predicted, and at least so long; where
     nothing can be predicted yet, when it takes `hung_first` seconds."""
     load: float = 1800.0
-    start: float = 180.0
     silent: float = 20.0
-    """Seconds that loading a model may take, that Ray may take to start a worker anew, and that a worker may not tell
-    what it is at."""
+    """Seconds that starting a worker and loading the model may take, and that a worker may not tell what it is at."""
 
 
 @dataclass(eq=False, slots=True)
@@ -58,7 +57,7 @@ class Peer:
     """Why it died or could not start the last time."""
     paces: dict[str, deque[float]] = field(default_factory=dict)
     ping: Any = None
-    """A call that is answered once the worker is up again after a death."""
+    """A call that is answered once the worker is up and has the model; None when it is."""
     down: float = 0.0
     pinged: float = 0.0
 
@@ -72,12 +71,12 @@ class Peer:
         paces = self.paces.get(operation)
         return statistics.median(paces) if paces else None
 
-    def died(self, life: int, said: str) -> bool:
-        """Count one death; False where this one is counted already."""
+    def died(self, life: int, said: str, *, blamed: bool = True) -> bool:
+        """Note one death, and count it where the worker is `blamed` for it; False where it is noted already."""
         if life != self.life:
             return False
         self.life += 1
-        self.deaths += 1
+        self.deaths += blamed
         self.said = said
         self.paces.clear()
         return True

@@ -13,15 +13,14 @@ import contextlib
 import hashlib
 import os
 import threading
-import time
-import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sqluice.errors import BrokenModelError, ModelError
+from sqluice.errors import BrokenModelError
 from sqluice.workers import ray_cluster
+from sqluice.workers.admission import admit
 from sqluice.workers.checks import method_of, name_of
 from sqluice.workers.pool import (
     LocalPool,
@@ -29,15 +28,15 @@ from sqluice.workers.pool import (
     Question,
     Rows,
     Work,
-    admit,
     calibration,
     micro_batches,
 )
-from sqluice.workers.ray_dispatch import WAIT, Dispatch
+from sqluice.workers.ray_dispatch import Dispatch
+from sqluice.workers.ray_group import Group
 from sqluice.workers.ray_manager import manager_of
-from sqluice.workers.ray_peers import Limits, Peer
+from sqluice.workers.ray_peers import Limits
 from sqluice.workers.ray_ship import pickled
-from sqluice.workers.ray_wire import Broken, Facts, to_table, why
+from sqluice.workers.ray_wire import Facts, to_table
 from sqluice.workers.ray_worker import Descriptor
 from sqluice.workers.registry import Recipe
 
@@ -49,130 +48,11 @@ if TYPE_CHECKING:
     from sqluice.workers.registry import LoadOptions, Registry
     from sqluice.workers.where import Shape, Where
 
-REFRESH = 2.0
-"""Seconds between looks at which workers a model has."""
-
 MANAGER_SECONDS = 10.0
 """In which the manager answers, after workers were lost."""
 
 ROWS_A_CALL = 2048
 """Prompts whose tokens one call counts."""
-
-
-class Group:
-    """The workers of one model."""
-
-    def __init__(self, ray: Any, manager: Any, key: str, descriptor: Descriptor, shape: Shape, limits: Limits) -> None:
-        self.ray = ray
-        self.limits = limits
-        self.name = descriptor.name
-        self._manager = manager
-        self._key = key
-        self._descriptor = descriptor
-        self._shape = shape
-        self._me = uuid.uuid4().hex
-        self._peers: list[Peer] = []
-        self._gone: set[str] = set()
-        self._listing: Any = None
-        self._refreshed = 0.0
-        self.seconds_load = 0.0
-
-    def peers(self) -> list[Peer]:
-        """The workers there are. `BrokenModelError` when the cluster is gone."""
-        ray_cluster.check()
-        if self._listing is not None and self.ray.wait([self._listing], timeout=0)[0]:
-            listing, self._listing = self._listing, None
-            if listing is not None:  # else another thread has it
-                self._update(self._got(listing))
-        return self._peers
-
-    def open(self) -> None:
-        """Have workers placed if there are none. `BrokenModelError` says what the cluster lacks."""
-        if self._peers:
-            return
-        found = self._got(self._manager.open.remote(self._key, self._descriptor, self._shape))
-        if isinstance(found, Broken):
-            raise BrokenModelError(found.said)
-        self._gone.clear()
-        self._update(found)
-
-    def lost(self, peer: Peer) -> None:
-        """A worker is given up."""
-        self._gone.add(peer.name)
-        self._peers = [one for one in self._peers if one is not peer]
-        self._manager.drop.remote(self._key, peer.name)
-
-    def close(self) -> None:
-        """End the workers, unless the cluster is gone and they with it."""
-        self._peers = []
-        with contextlib.suppress(BrokenModelError):
-            ray_cluster.check()
-            self._got(self._manager.close.remote(self._key))
-
-    def demand(self, seconds: float) -> None:
-        """Tell the manager how many seconds of work are queued here; from time to time, or when it is none."""
-        if ray_cluster.is_gone():
-            return
-        now = time.monotonic()
-        if seconds and now - self._refreshed < REFRESH:
-            return
-        self._refreshed = now
-        self._listing = self._manager.demand.remote(self._key, self._me, seconds, self.seconds_load)
-
-    def call(self, check: Callable[[], None], method: str, *args: Any) -> Any:
-        """What one worker's own method says; asked elsewhere where a worker dies. `ModelError` when none can tell."""
-        return self.calls(check, method, [args])[0]
-
-    def calls(self, check: Callable[[], None], method: str, each: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The same for several calls at once, spread over the workers."""
-        found: list[Any] = [None] * len(each)
-        todo = list(range(len(each)))
-        while todo:
-            peers = self.peers()
-            if not peers:
-                raise BrokenModelError(f"model {self.name} has no worker left")
-            out = [(at, peers[turn % len(peers)]) for turn, at in enumerate(todo)]
-            flights = [
-                (at, peer, peer.life, getattr(peer.actor, method).options(concurrency_group="work").remote(*each[at]))
-                for at, peer in out
-            ]
-            todo = []
-            for at, peer, life, ref in flights:
-                said = self._waited(check, ref)
-                if isinstance(said, Broken) and said.model:
-                    raise ModelError(f"model {self.name} gives no {each[at][0]}: {said.said}")
-                if isinstance(said, Broken):
-                    if peer.died(life, said.said) and peer.deaths >= self.limits.deaths:
-                        self.lost(peer)
-                    if not self._peers:
-                        raise BrokenModelError(said.said)
-                    todo.append(at)
-                else:
-                    found[at] = said
-        return found
-
-    def _waited(self, check: Callable[[], None], ref: Any) -> Any:
-        """The result of a call, or why there is none."""
-        try:
-            while not self.ray.wait([ref], timeout=WAIT)[0]:
-                check()
-                ray_cluster.check()
-            return self.ray.get(ref)
-        except self.ray.exceptions.RayError as error:
-            return Broken(why(error))
-
-    def _got(self, ref: Any) -> Any:
-        """What the manager says."""
-        try:
-            while not self.ray.wait([ref], timeout=WAIT)[0]:
-                ray_cluster.check()
-            return self.ray.get(ref)
-        except self.ray.exceptions.RayError as error:
-            raise BrokenModelError(f"the Ray workers of {self.name} are gone: {why(error)}") from error
-
-    def _update(self, listed: list[tuple[str, Any]]) -> None:
-        known = {peer.name: peer for peer in self._peers}
-        self._peers = [known.get(name) or Peer(name, actor) for name, actor in listed if name not in self._gone]
 
 
 class RayModel:
@@ -207,11 +87,11 @@ class RayModel:
         return lambda items, *rest: self._told(name, to_table([items] if one else items), *rest)
 
     def _by_parts(self, name: str, items: Sequence[Any]) -> Any:
-        parts = [(name, to_table(items[at : at + ROWS_A_CALL])) for at in range(0, len(items), ROWS_A_CALL)]
-        return np.concatenate([np.zeros(0, np.int64), *self.group.calls(self._check, "call", parts)])
+        parts = [(to_table(items[at : at + ROWS_A_CALL]),) for at in range(0, len(items), ROWS_A_CALL)]
+        return np.concatenate([np.zeros(0, np.int64), *self.group.call(self._check, name, parts)])
 
     def _told(self, name: str, table: Any, *rest: Any) -> Any:
-        said = self.group.call(self._check, "call", name, table, *rest)
+        said = self.group.call(self._check, name, [(table, *rest)])[0]
         return said.item() if isinstance(said, np.ndarray) and said.ndim == 0 else said
 
 
@@ -264,13 +144,13 @@ class RayPool(Pool):
     def _ask(self, model: RayModel, question: Question, items: Sequence[Any], control: Control) -> Asked:
         group, view = model.group, model.watched(control.check)
         method_of(view, question.operation)
+        group.open(control.check)
         told = Rows.of(question, len(items))
         lengths = admit(view, question, items, told)
         bias = calibration(view, question, items)
         work = Work(name_of(model), control, told, lambda _: {}, lambda _: (), lengths, bias)
         batches = micro_batches(view, question, told, lengths)
         try:
-            group.open()
             Dispatch(work, question, items, batches, group, self.limits).run()
         except BaseException as error:
             told.cut_short(error, bias)
@@ -278,6 +158,12 @@ class RayPool(Pool):
         finally:
             group.demand(0.0)
         return told.asked(bias)
+
+    def ready(self) -> int:
+        """Wait until all workers that this pool asked for are up, beyond the first of each model; how many there
+        are."""
+        with ray_cluster.using():
+            return sum(model.group.ready() for model in list(self._models.values()))
 
     def close(self) -> None:
         """End all workers that this pool asked for."""
@@ -358,16 +244,11 @@ class RayPool(Pool):
 
     def _opened(self, key: str, descriptor: Descriptor, shape: Shape) -> RayModel:
         group = Group(self._ray, self._manager, key, descriptor, shape, self.limits)
-        group.open()
-        for peer in group.peers():
-            peer.actor.facts.options(concurrency_group="work").remote()  # all of them load at the same time
         try:
-            facts = group.call(lambda: None, "facts")
+            return RayModel(group, group.open(lambda: None))
         except BaseException:
             group.close()
             raise
-        group.seconds_load = facts.seconds_load
-        return RayModel(group, facts)
 
 
 def _placed(found: Any, shape: Shape) -> Any:

@@ -87,7 +87,7 @@ class Replay:
         schema: dict[str, object] | None = None,  # noqa: ARG002
         control: Control | None = None,  # noqa: ARG002 - a lookup does not wait
     ) -> Asked:
-        """Answers with `errors` for the rows that are not recorded; see `pool.Asking`."""
+        """Answers with `errors` for the rows that are not recorded; see `protocol.Asking`."""
         if operation == "embed":
             raise ModelError(f"{self.info.name} records no embeddings")
         n = len(items)

@@ -1,43 +1,57 @@
-"""Posting JSON to a model endpoint: pooled connections, retries, rate limits, and keys that stay secret.
+"""Requests to a model endpoint: pooled connections, retries, rate limits, and keys that stay secret.
 
-All endpoints of a process share one background thread with an event loop. A request is tried again after
-connection errors, time-outs, answers that are not JSON and the statuses 408, 425, 429 and 5xx, with
-exponential back-off and full jitter, or after what Retry-After asks for, until its deadline.
+All endpoints of a process share one background thread with an event loop. A request is tried again after connection
+errors, time-outs, answers that cannot be read and the statuses 408, 425, 429 and 5xx, with exponential back-off and
+full jitter (Brooker 2015, *Exponential Backoff And Jitter*), or after what the server asks for. `RETRIES` times where
+the endpoint answers others meanwhile; until the deadline where it answers nobody, and then it is down.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import random
-import re
 import threading
 import time
-from concurrent import futures
+import urllib.request
+from contextvars import ContextVar
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
-from sqluice.errors import ModelError
+from sqluice.errors import BrokenModelError, ModelError
+from sqluice.workers import rate_limits
 from sqluice.workers.failures import clean
+from sqluice.workers.limiter import Limiter
 from sqluice.workers.places import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
+    from concurrent.futures import Future
 
     import httpx
-
-    from sqluice.workers.protocol import Control
 
 DEFAULT_KEY = "SQLUICE_API_KEY"
 RETRIES = 5
 BACKOFF = 0.25
 LONGEST_BACKOFF = 8.0
-_POLL = 0.05
-_AGAIN = {408, 425, 429, 500, 502, 503, 504, 529}
+
+MANY_ROWS = 8
+"""Rows that have to fail, with no answer between them, before the endpoint is to blame and not the row."""
+
+REFUSALS = 64
+"""Refusals that have nothing to do with the row (a key, an address), with no answer between them, until it is down."""
+
+_ABOUT_THE_ROW = {400, 413, 422}
+_AGAIN = {408, 425, 429}
+_NEVER_AGAIN = {501, 505}
+_BUSY = {408, 429, 503, 504, 529}
 _jitter = random.Random()  # noqa: S311 - spreads retries over time, nothing depends on it
+
+T = TypeVar("T")
 
 
 class RefusedError(ModelError):
@@ -50,122 +64,215 @@ class RefusedError(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`concurrency` requests at once; seconds: `timeout` of one request, `deadline` with its retries."""
+    """`concurrency` requests at once at most; seconds: `timeout` of one request, `deadline` with its retries."""
 
     concurrency: int = 32
     timeout: float = 60.0
     deadline: float = 120.0
 
 
+@dataclass(frozen=True, slots=True)
+class Request(Generic[T]):
+    """What is sent, and how the body of the answer is read: `read` raises ValueError where it cannot be. No error
+    repeats one of `texts`."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], T]
+    body: bytes | None = None
+    content_type: str = "application/json"
+    texts: Iterable[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """Why an attempt has no answer, and what the server asks to wait, in seconds."""
+
+    cause: str
+    wait: float = 0.0
+
+
+class _Secret(str):
+    """A text whose repr does not tell it, for tracebacks that show variables."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 class Transport:
-    """Posts to paths below one base URL. The key is looked up by the name of its environment variable for
-    every request and kept nowhere."""
+    """Asks paths below one base URL. The key is looked up by the name of its environment variable for every request and
+    kept nowhere."""
 
     def __init__(self, base: str, key_env: str | None, limits: Limits) -> None:
         self.base = base
         self.limits = limits
         self._key_env = key_env
         self._client: httpx.AsyncClient | None = None
-        self._slots: asyncio.Semaphore | None = None
+        self._limiter = Limiter(limits.concurrency)
         self._not_before = 0.0
+        self._answers = self._failing = self._refused = 0
 
     def __repr__(self) -> str:
         return f"<Transport {self.base}>"
 
-    def run(self, work: Coroutine[Any, Any, Any], control: Control | None = None) -> Any:
-        """The result of `work` on the background loop; `control.check()` is called while waiting, and what it
-        raises cancels the requests under way."""
-        future = asyncio.run_coroutine_threadsafe(work, _loop())
-        try:
-            while not future.done():
-                if control is not None:
-                    control.check()
-                futures.wait([future], timeout=_POLL)
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+    @property
+    def where(self) -> str:
+        """Host and port."""
+        return urlsplit(self.base).netloc
 
-    async def post(self, path: str, payload: dict[str, Any], texts: Iterable[str]) -> dict[str, Any]:
-        """The JSON object that POST `path` answers; `RefusedError` without `texts` or the key in it."""
-        client, slots = self._open()
-        give_up = 0.0
-        for attempt in range(RETRIES + 1):
-            async with slots:
+    def start(self, work: Awaitable[T], retried: Callable[[str], None] = lambda _cause: None) -> Future[T]:
+        """`work` on the background loop; cancel the future to end it. `retried` takes the cause of each
+        attempt that failed and may be made again."""
+        return asyncio.run_coroutine_threadsafe(_told(work, retried), _loop())
+
+    async def post(self, path: str, payload: dict[str, Any], texts: Iterable[str] = ()) -> dict[str, Any]:
+        """The JSON object that POST `path` answers; errors as `send`."""
+        return await self.send(Request("POST", path, json_object, encoded(payload), texts=texts))
+
+    async def send(self, request: Request[T]) -> T:
+        """What the endpoint answers. `RefusedError` without `texts` or the key in it; `BrokenModelError` where the
+        endpoint fails, and not the request."""
+        client = self._open()
+        answers, counted = self._answers, -1
+        give_up, tries, attempts = 0.0, 0, 0
+        failed = _Failed("")
+        while True:
+            await self._place(give_up, failed)
+            attempts += 1
+            try:
                 give_up = give_up or time.monotonic() + self.limits.deadline
-                await self._held_back(give_up)
-                answer, cause, wait = await self._try(client, path, payload, texts)
-            if answer is not None:
+                await self._held_back()
+                answer = await self._try(client, request, give_up)
+            finally:
+                self._limiter.release()
+            if not isinstance(answer, _Failed):
                 return answer
-            pause = max(wait, _jitter.uniform(0, min(LONGEST_BACKOFF, BACKOFF * 2**attempt)))
-            if attempt == RETRIES or time.monotonic() + pause > give_up:
-                raise RefusedError(f"{cause}; tried {attempt + 1} times")
+            failed = answer
+            _retried.get()(failed.cause)
+            if counted != self._answers:
+                counted = self._answers
+                self._failing += 1
+            silent = bool(answers) and self._answers == answers and self._failing >= MANY_ROWS
+            if failed.wait > self.limits.deadline:
+                raise BrokenModelError(
+                    f"{self.where} asks to wait {failed.wait:.0f} s, longer than the deadline of"
+                    f" {self.limits.deadline:g} s: {failed.cause}; what was answered is in the cache,"
+                    " ask again later or raise the option deadline"
+                )
+            longest = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(tries, 16))
+            tries += not failed.wait
+            pause = max(failed.wait, _jitter.uniform(0, longest))
+            late = time.monotonic() + pause > give_up
+            if late and silent:
+                raise BrokenModelError(
+                    f"{self.where} has answered nothing for {self.limits.deadline:g} s: {failed.cause};"
+                    " what was answered is in the cache, ask again when it is well"
+                )
+            if late or (tries > RETRIES and not silent):
+                raise RefusedError(f"{failed.cause}; tried {attempts} times")
             await asyncio.sleep(pause)
-        raise AssertionError("unreachable")
 
     async def close(self) -> None:
-        """Close the connections; a later `post` opens new ones."""
+        """Close the connections; a later `send` opens new ones."""
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
 
-    def _open(self) -> tuple[httpx.AsyncClient, asyncio.Semaphore]:
+    def _open(self) -> httpx.AsyncClient:
         import httpx
 
-        if self._client is None or self._slots is None:
+        if self._client is None:
+            from sqluice.workers.connections import Connections
+
             n = self.limits.concurrency
-            self._slots = asyncio.Semaphore(n)
             self._client = httpx.AsyncClient(
+                transport=None if proxied(self.base) else Connections(self.base),
                 timeout=httpx.Timeout(self.limits.timeout, connect=min(10.0, self.limits.timeout)),
                 limits=httpx.Limits(max_connections=n, max_keepalive_connections=n),
-                trust_env=not is_loopback(urlsplit(self.base).hostname or ""),
                 follow_redirects=False,
+                event_hooks={"request": [self._sign]},
             )
-        return self._client, self._slots
+            _hide_in_logs(self._key_name)
+        return self._client
 
-    async def _held_back(self, give_up: float) -> None:
-        """Wait while the endpoint asked everybody to."""
+    async def _place(self, give_up: float, failed: _Failed) -> None:
+        """A place among the requests; a retry waits for it no longer than until `give_up`."""
+        if not give_up:
+            await self._limiter.acquire()
+            return
+        try:
+            await asyncio.wait_for(self._limiter.acquire(), max(0.0, give_up - time.monotonic()))
+        except TimeoutError:
+            raise RefusedError(f"{failed.cause}; no time was left to try again") from None
+
+    async def _held_back(self) -> None:
+        """Wait while the endpoint asked everybody to; a little apart, lest all come back at once."""
         while (wait := self._not_before - time.monotonic()) > 0:
-            await asyncio.sleep(min(wait, max(0.0, give_up - time.monotonic()) + _POLL))
-            if time.monotonic() > give_up:
-                raise RefusedError("the endpoint's rate limit outlasts the deadline")
+            await asyncio.sleep(wait * _jitter.uniform(1, 1.1))
 
-    async def _try(
-        self, client: httpx.AsyncClient, path: str, payload: dict[str, Any], texts: Iterable[str]
-    ) -> tuple[dict[str, Any] | None, str, float]:
-        """One attempt: the answer, or the cause of failing and the seconds to wait at least."""
+    async def _try(self, client: httpx.AsyncClient, request: Request[T], give_up: float) -> T | _Failed:
+        """One attempt."""
         import httpx
 
         key = self._key()
+        started = time.monotonic()
+        seconds = max(0.01, min(self.limits.timeout, give_up - started))
+        headers = {} if request.body is None else {"Content-Type": request.content_type}
         try:
-            headers = {"Authorization": f"Bearer {key}"} if key else {}
-            response = await client.post(self.base + path, json=payload, headers=headers)
+            async with asyncio.timeout(seconds):  # httpx's own starts anew with every byte that arrives
+                url = _url(self.base + request.path)
+                response = await client.request(request.method, url, content=request.body, headers=headers)
+        except TimeoutError:
+            self._limiter.overloaded(started)
+            return _Failed(f"no answer from {self.where}: Timeout after {seconds:.3g} s")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return None, clean(f"no answer from {self._where()}: {_said(error)}", texts, [key]), 0.0
-        wait = _wait_asked(response.headers)
-        if wait:
-            self._not_before = max(self._not_before, time.monotonic() + min(wait, self.limits.deadline))
-        if response.status_code == 200:
-            try:
-                answer = json.loads(response.content)
-            except ValueError:
-                return None, f"{self._where()} sent an answer that is not JSON", 0.0
-            if isinstance(answer, dict):
-                return answer, "", 0.0
-            return None, f"{self._where()} sent JSON that is not an object", 0.0
-        cause = f"{self._where()} answered {response.status_code}: {_reason(response.content, key)}"
-        cause = clean(cause, texts, [key])
-        if response.status_code in _AGAIN:
-            return None, cause, wait
-        raise RefusedError(cause, response.status_code)
+            if isinstance(error, httpx.TimeoutException):
+                self._limiter.overloaded(started)
+            said = f"{type(error).__name__} {error}".strip()
+            return _Failed(clean(f"no answer from {self.where}: {said}", request.texts, [key]))
+        return self._judged(response, request, started, key)
 
-    def _where(self) -> str:
-        return urlsplit(self.base).netloc
+    def _judged(self, response: httpx.Response, request: Request[T], started: float, key: str) -> T | _Failed:
+        """The answer of a response; `RefusedError` where another attempt would not help."""
+        status = response.status_code
+        wait = rate_limits.asked(dict(response.headers), time.time())
+        if 0 < wait <= self.limits.deadline:
+            self._not_before = max(self._not_before, time.monotonic() + wait)
+        if status in _BUSY:
+            self._limiter.overloaded(started)
+        if status == 200:
+            try:
+                answer = request.read(response.content)
+            except ValueError as error:
+                return _Failed(f"{self.where} sent an answer that {error}")
+            self._limiter.answered()
+            self._answers += 1
+            self._failing = self._refused = 0
+            return answer
+        cause = f"{self.where} answered {status}: {_reason(response.content, key)}"
+        cause = clean(cause, request.texts, [key])
+        if (status in _AGAIN or status >= 500) and status not in _NEVER_AGAIN:
+            return _Failed(cause, wait)
+        self._refused += status not in _ABOUT_THE_ROW
+        if self._refused >= REFUSALS and self._answers:
+            raise BrokenModelError(f"{cause}; the last {self._refused} requests were refused")
+        raise RefusedError(cause, status)
+
+    async def _sign(self, request: httpx.Request) -> None:
+        key = self._key()
+        if key:
+            request.headers["Authorization"] = f"Bearer {key}"
+
+    @property
+    def _key_name(self) -> str:
+        return self._key_env or DEFAULT_KEY
 
     def _key(self) -> str:
         """The key, "" when there is none. Its name may be told, the key never."""
-        name = self._key_env or DEFAULT_KEY
-        key = os.environ.get(name, "").strip()
+        name = self._key_name
+        key = _Secret(os.environ.get(name, "").strip())
         if self._key_env and not key:
             raise ModelError(f"the environment variable {name} that api_key_env names is not set")
         if key and not (key.isascii() and key.isprintable()):
@@ -173,9 +280,40 @@ class Transport:
         return key
 
 
-def _said(error: Exception) -> str:
-    """What a connection error says, at least its name."""
-    return f"{type(error).__name__} {error}".strip()
+@lru_cache(maxsize=64)
+def _url(text: str) -> httpx.URL:
+    """Parsed once; that takes a good part of a request's time."""
+    import httpx
+
+    return httpx.URL(text)
+
+
+def proxied(url: str) -> bool:
+    """Whether the environment names a proxy for `url`; never for this machine."""
+    parts = urlsplit(url)
+    host, proxies = parts.hostname or "", urllib.request.getproxies()
+    if is_loopback(host) or urllib.request.proxy_bypass(host):
+        return False
+    return parts.scheme in proxies or "all" in proxies
+
+
+def encoded(payload: dict[str, Any]) -> bytes:
+    """`payload` as JSON. Lone surrogates, which UTF-8 lacks, stay as escapes."""
+    try:
+        return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(payload, separators=(",", ":")).encode()
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`; ValueError without its text where there is none."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        raise ValueError("is not JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError("is JSON, but not an object")
+    return found
 
 
 def _reason(body: bytes, key: str) -> str:
@@ -193,30 +331,39 @@ def _reason(body: bytes, key: str) -> str:
     return " ".join(str(told).split()) or "no reason given"
 
 
-def _wait_asked(headers: Any) -> float:
-    """Seconds the endpoint asks to wait: Retry-After, or the reset of a limit that is used up."""
-    asked = headers.get("retry-after", "")
-    if asked:
-        try:
-            return max(0.0, float(asked))
-        except ValueError:
-            pass
-        try:
-            return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
-        except ValueError:
-            return 0.0
-    for what in ("requests", "tokens"):
-        if headers.get(f"x-ratelimit-remaining-{what}") == "0":
-            return _seconds(headers.get(f"x-ratelimit-reset-{what}", ""))
-    return 0.0
+_retried: ContextVar[Callable[[str], None]] = ContextVar("retried", default=lambda _cause: None)
+"""Who is told of attempts that failed, in all tasks of one `start`."""
 
 
-def _seconds(text: str) -> float:
-    """`1m30s`, `20ms` or `1.5` in seconds; 0 when it is none of these."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    return sum(float(n) * units[unit] for n, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text))
+async def _told(work: Awaitable[T], retried: Callable[[str], None]) -> T:
+    _retried.set(retried)
+    return await work
+
+
+class _Hidden(logging.Filter):
+    """Takes keys out of what the HTTP library logs, where a server repeats them. Knows their names alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        for key in filter(None, (os.environ.get(name, "").strip() for name in self.names)):
+            if key in said:
+                said = said.replace(key, "***")
+                record.msg, record.args = said, ()
+        return True
+
+
+_hidden = _Hidden()
+_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy", "httpcore.socks")
+
+
+def _hide_in_logs(name: str) -> None:
+    _hidden.names.add(name)
+    for logger in _LOGGERS:
+        logging.getLogger(logger).addFilter(_hidden)  # a second time changes nothing
 
 
 _running: tuple[int, asyncio.AbstractEventLoop] | None = None

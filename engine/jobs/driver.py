@@ -299,7 +299,7 @@ class Job:
             updated=time.time(),
             **{**sums, "calls": sums["calls"] + self._told.get("learning_calls", 0)},
         )
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # a full disk is the news, not this
+        with contextlib.suppress(OSError):  # a disk that is full stops the rows, which say so
             self._folder.tell(asdict(state))
         if self.on_state is not None:
             self.on_state(state)

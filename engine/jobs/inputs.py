@@ -148,4 +148,9 @@ def _asked(con: duckdb.DuckDBPyConnection, sql: str, given: Input) -> list[Any]:
     try:
         return list(con.execute(sql).fetchall())
     except duckdb.Error as error:
-        raise OperationalError(f"input {given.name} ({given.pattern}) cannot be read: {translate(error)}") from error
+        said = str(translate(error)).splitlines()[0]
+        scheme, remote, _ = given.pattern.partition("://")
+        hint = (
+            f"; DuckDB reads {scheme}:// with an extension: INSTALL httpfs, where there is a network" if remote else ""
+        )
+        raise OperationalError(f"input {given.name} ({given.pattern}) cannot be read: {said}{hint}") from error

@@ -19,7 +19,7 @@ from sqluice.errors import DataError, OperationalError
 from sqluice.types import Prompt
 from sqluice.udfs.answers import CUT, answer_text, decode
 from sqluice.workers.pool import NOT_ASKED
-from sqluice.workers.protocol import WASTED, Asked
+from sqluice.workers.protocol import RETRY, WASTED, Asked
 from sqluice.workers.replay import prompt_digest, template_state
 
 if TYPE_CHECKING:
@@ -295,9 +295,9 @@ class Asker:
     def _charge(self, asked: Asked) -> None:
         """Count what asking cost."""
         self.calls += len(asked.tokens_in) - sum(said in (NOT_ASKED, SPENT) for said in asked.errors.values())
-        self.op.add_batches(asked.batches)
         self.samples.extend(batch for batch in asked.batches if batch.outcome == "ok" and batch.tokens_in)
         usd = cost(self.model.info, asked.batches, 0.0 if asked.tokens_in.any() else self._usual_tokens)
+        self.op.add_batches(asked.batches)
         self.op.cost_usd += usd
         self.charge(asked.batches, usd)
 
@@ -404,11 +404,15 @@ class Asker:
 
 
 def cost(info: ModelInfo, batches: Sequence[Batch], guessed: float = 0.0) -> float:
-    """US dollars that a model's maker takes for some micro-batches. `guessed` are the tokens of an input, where the
-    model does not count them."""
-    counted = [batch for batch in batches if batch.outcome != WASTED]
-    tokens_in = sum(batch.tokens_in or guessed * batch.rows for batch in counted)
-    return (info.price_in * tokens_in + info.price_out * sum(batch.tokens_out for batch in counted)) / 1e6
+    """US dollars that a model's maker takes for some micro-batches; each batch gets its own. `guessed` are the tokens
+    of an input, where the model does not count them."""
+    cached = info.price_in if info.price_cached is None else info.price_cached
+    for batch in batches:
+        if batch.outcome not in (RETRY, WASTED):
+            new = (batch.tokens_in or guessed * batch.rows) - batch.tokens_cached
+            usd = info.price_in * new + cached * batch.tokens_cached + info.price_out * batch.tokens_out
+            batch.cost_usd = usd / 1e6
+    return sum(batch.cost_usd for batch in batches)
 
 
 def guessed_tokens(prompts: Sequence[Prompt]) -> float:

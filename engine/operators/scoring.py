@@ -249,8 +249,8 @@ class Source:
         n_rows = len(asked.tokens_in) - sum(said == NOT_ASKED for said in asked.errors.values())
         self._rows += n_rows
         self._op.scored += n_rows
-        self._op.add_batches(asked.batches)
         usd = cost(model.info, asked.batches, 0.0 if asked.tokens_in.any() else guessed_tokens(prompts))
+        self._op.add_batches(asked.batches)
         self._op.cost_usd += usd
         return usd
 

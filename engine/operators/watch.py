@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqluice.engine.budget import SPENT, SpentError
 from sqluice.types import Progress
-from sqluice.workers.protocol import WASTED
+from sqluice.workers.protocol import RETRY, WASTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,18 +96,22 @@ class Watch:
         """Progress by one attempt."""
         if self.limit is not None:
             self.limit -= batch.rows
-        if batch.outcome == "ok" or (batch.rows == 1 and batch.outcome != WASTED):
+        if batch.outcome == "ok" or (batch.rows == 1 and batch.outcome not in (RETRY, WASTED)):
             self.done_rows += batch.rows
             self.calls += batch.rows
         self.tell()
+
+    def under_way(self, rows: int) -> None:
+        """Rows that have been answered somewhere, and whose answers are still to come."""
+        self.tell(rows)
 
     def answered(self, rows: list[int], values: Any, raw: Any) -> None:
         """Rows of a micro-batch that have answers: calibrated and raw scores, embeddings or completions."""
         if self.keep is not None and rows:
             self.keep(rows, values, raw)
 
-    def tell(self) -> None:
-        """Report where the operator is."""
+    def tell(self, more: int = 0) -> None:
+        """Report where the operator is; `more` rows are done that are not counted yet."""
         if self.report is not None:
-            seconds = time.monotonic() - self.started
-            self.report(Progress(self.operator, self.done_rows, self.total, self.calls, self.cached, seconds))
+            seconds, done = time.monotonic() - self.started, self.done_rows + more
+            self.report(Progress(self.operator, done, self.total, self.calls, self.cached, seconds))

@@ -38,6 +38,14 @@ def run(connection: Connection, n: int) -> tuple[list[Any], Any]:
     return found, cursor.report
 
 
+def both_up(connection: Connection) -> Connection:
+    """The same, once both workers have the model."""
+    run(connection, 1)
+    pool: Any = pool_of(WHERE)
+    assert pool.ready() == 2
+    return connection
+
+
 def expected(on_workers: Connect, tmp_path: Path, n: int) -> list[Any]:
     """What a run without faults answers, in process."""
     folder = tmp_path / "sound"
@@ -100,7 +108,7 @@ def test_a_worker_that_hangs_is_replaced(on_workers: Connect, tmp_path: Path, mo
 
 
 def test_a_slow_worker_gets_little_and_hard_rows_are_asked_once(on_workers: Connect, tmp_path: Path) -> None:
-    connection = on_workers(Worked(tmp_path, Plan(slow=5, seconds_a_row=0.005, batch_rows=10)))
+    connection = both_up(on_workers(Worked(tmp_path, Plan(slow=5, seconds_a_row=0.005, batch_rows=10))))
     found, report = run(connection, 400)
     assert found == expected(on_workers, tmp_path, 400)
     check_trace(connection, report, 400)
@@ -158,17 +166,26 @@ def test_a_broken_proxy_leaves_everything_to_the_oracle(on_workers: Connect, tmp
 
 
 def test_a_broken_oracle_stops_the_query_and_keeps_what_is_done(on_workers: Connect, tmp_path: Path) -> None:
-    plan = Plan(dies="row 90.", batch_rows=10)
-    pool_of(WHERE)
-    connection = on_workers(Worked(tmp_path, plan), ai_cache="memory")
-    limits = Limits(deaths=1)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(BrokenModelError, match="has no worker left"):
-        patch.setattr(pool_of(WHERE), "limits", limits)
-        run(connection, 100)
-    before = asked(tmp_path)
-    run(connection, 80)
-    again = sum((asked(tmp_path) - before).values())
-    assert again <= 80 - 10
+    import ray
+
+    connection = both_up(on_workers(Worked(tmp_path, Plan(seconds_a_row=0.01, batch_rows=10)), ai_cache="memory"))
+    pool: Any = pool_of(WHERE)
+    (model,) = pool._models.values()
+
+    def end_all() -> None:
+        while len(asked(tmp_path)) < 60:
+            time.sleep(0.05)
+        for peer in model.group.peers():
+            ray.kill(peer.actor)  # for good, as when their machines are gone
+
+    thread = threading.Thread(target=end_all)
+    thread.start()
+    with pytest.raises(BrokenModelError, match="has no worker left"):
+        run(connection, 1000)
+    thread.join()
+    found, report = run(connection, 80)
+    assert found == expected(on_workers, tmp_path, 80)
+    assert report.cached >= 20
 
 
 def test_a_model_that_answers_nothing_is_given_up_as_in_process(on_workers: Connect, tmp_path: Path) -> None:

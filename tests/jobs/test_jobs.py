@@ -191,6 +191,7 @@ def test_cancel(pattern: str, tmp_path: Path) -> None:
         ({"sql": "SELECT nothing FROM input WHERE AI_FILTER(text)"}, "nothing"),
         ({"inputs": "missing/*.parquet"}, "no file is named missing"),
         ({"inputs": "x.xlsx"}, "ends in .parquet"),
+        ({"inputs": "nowhere://bucket/x.parquet"}, "no file is named|cannot be read"),
         ({"inputs": ["a.parquet", "b.parquet"]}, "two inputs are named input"),
         ({"inputs": []}, "at least one input"),
         ({"budget": "5 apples"}, "budget"),

@@ -9,6 +9,7 @@ import pytest
 import sqluice
 from sqluice.errors import BrokenModelError, ModelError, OperationalError
 from sqluice.workers import ray_cluster
+from sqluice.workers.pools import pool_of
 from support.scripted import scripted
 from support.workers import Plan, Worked, asked, processes
 
@@ -40,12 +41,20 @@ def rows(connection: Connection, sql: str) -> Any:
     return connection.cursor().execute(sql).fetchall()
 
 
+def both_up(connection: Connection) -> Connection:
+    """The same, once both workers have the model."""
+    rows(connection, "SELECT AI_FILTER(PROMPT('Is it {0}?', 'first'))")
+    pool: Any = pool_of(TWO)
+    assert pool.ready() == 2
+    return connection
+
+
 def test_a_filter_on_two_workers_equals_the_one_in_process(on_workers: Connect, tmp_path: Path) -> None:
     model = Worked(tmp_path, Plan(seconds_a_row=0.001, batch_rows=20))
-    there = on_workers(model).cursor()
+    there = both_up(on_workers(model)).cursor()
     found = there.execute(FILTER).fetchall()
     assert len(processes(tmp_path)) == 2
-    assert set(asked(tmp_path).values()) == {1}
+    assert {one for text, one in asked(tmp_path).items() if text != "first"} == {1}
     assert there.report is not None
     assert there.report.calls == 600
     assert found == rows(on_workers(scripted("oracle", "percent 40"), "local"), FILTER)
@@ -93,7 +102,7 @@ def test_failing_rows_have_the_same_errors(on_workers: Connect) -> None:
 
 def test_workers_stay_for_the_next_query_and_for_other_connections(on_workers: Connect, tmp_path: Path) -> None:
     model = Worked(tmp_path, Plan(seconds_a_row=0.001, batch_rows=20))
-    first = on_workers(model)
+    first = both_up(on_workers(model))
     rows(first, FILTER)
     before = processes(tmp_path)
     first.close()
@@ -105,7 +114,7 @@ def test_tasks_of_the_same_job_ask_the_same_workers(on_workers: Connect, tmp_pat
     import ray
 
     model = Worked(tmp_path, Plan(seconds_a_row=0.001, batch_rows=20))
-    found = rows(on_workers(model), FILTER)
+    found = rows(both_up(on_workers(model)), FILTER)
     before = processes(tmp_path)
 
     def task(model: object, sql: str) -> list[Any]:
@@ -168,3 +177,12 @@ def test_no_cluster_no_answer() -> None:
         return
     with pytest.raises(OperationalError, match=r"no Ray cluster answers at ray://127.0.0.1:9"):
         connection.cursor().execute("SET ai_oracle = 'oracle'").execute(FILTER)
+
+
+def test_a_budget_of_calls_is_kept(on_workers: Connect, tmp_path: Path) -> None:
+    connection = on_workers(Worked(tmp_path, Plan(batch_rows=20)), ai_budget="100 calls")
+    cursor = connection.cursor()
+    cursor.execute(FILTER)
+    assert cursor.report is not None
+    assert 50 < sum(asked(tmp_path).values()) <= 100
+    assert cursor.report.label == "uncertified(budget)"

@@ -214,7 +214,9 @@ def test_refused_max_tokens_is_renamed(server: Server, model: Endpoint) -> None:
 def test_an_answer_that_is_no_choice_costs_the_row(server: Server, model: Endpoint) -> None:
     server.script = lambda path, payload, count: said("Perhaps", [("Perhaps", 0.9), ("Maybe", 0.1)])
     asked = score(model, "a")
-    assert asked.errors == {0: "the model's answer begins none of the choices"}
+    assert asked.errors == {0: "the model's answer names none of the choices"}
+    assert [payload.get("top_logprobs") for _, payload, _ in server.seen] == [20, None]
+    assert model.info.extra == {"scores": "logprobs"}
 
 
 def test_429_waits_as_long_as_asked(server: Server, model: Endpoint) -> None:

@@ -56,6 +56,8 @@ def test_calls_that_one_death_ends_count_once_and_an_answer_forgives() -> None:
     assert not one.died(0, "killed")
     assert one.died(1, "killed again")
     assert (one.deaths, one.said) == (2, "killed again")
+    assert one.died(2, "of a row that kills", blamed=False)
+    assert one.deaths == 2
     one.took("score", 1, 1)
     assert one.deaths == 0
 
