@@ -146,7 +146,7 @@ def _fragment(uri: str, rest: str, known: tuple[str, ...] = LOAD_OPTIONS) -> tup
         options["dtype"] = _DTYPES.get(options["dtype"], options["dtype"])
         if options["dtype"] not in _KNOWN_DTYPES:
             raise ModelError(f"{uri}: dtype is one of {', '.join(_KNOWN_DTYPES)}")
-    for number in ("threads", "thinking", "bits"):
+    for number in ("threads", "thinking"):
         if not options.get(number, "0").isdigit():
             raise ModelError(f"{uri}: {number} takes a whole number")
     if not _BITS.fullmatch(options.get("bits", "8")):
