@@ -3,7 +3,7 @@
 `parse` turns a URI into a `Place` without touching the network or loading anything; `Allowed` says whether
 the person who opened the connection let models come from there.
 
-    hf:org/name[@revision][#dtype=bf16&device=cpu&threads=2]    the model hub, through transformers
+    hf:org/name[@revision][#dtype=bf16&device=cpu&quant=int8]   the model hub, through transformers
     <folder>, <file>.safetensors, with or without hf:           local weights, through transformers
     <file>.gguf, gguf:<file>                                    llama.cpp in process
     package:<name>                                              weights inside an installed package
@@ -37,6 +37,7 @@ DEFAULTS = ("loopback", "packages", "hub", "cwd")
 """Words an allow list may hold beside hosts, folders and packages; `default` stands for all of them."""
 
 LOAD_OPTIONS = ("dtype", "device", "threads", "thinking")
+QUANT = ("int8",)
 ENDPOINT_OPTIONS = (
     *("api_key_env", "concurrency", "timeout", "deadline"),
     *("price_in", "price_out", "price_cached", "batch"),
@@ -101,9 +102,15 @@ def parse(uri: str) -> Place:
 
 def _weights(uri: str, rest: str, scheme: str) -> Place:
     """A hub name, a folder or a file of weights."""
-    name, options = _fragment(uri, rest)
+    name, options = _fragment(uri, rest, (*LOAD_OPTIONS, "quant"))
+    if options.get("quant", QUANT[0]) not in QUANT:
+        raise ModelError(
+            f"{uri}: quant is {', '.join(QUANT)}; for fewer bits, make an artifact: sqluice models quantize"
+        )
     suffix = Path(name).suffix.lower()
     if scheme == "gguf" or (suffix == ".gguf" and scheme == ""):
+        if "quant" in options:
+            raise ModelError(f"{uri}: a GGUF file has its own precision; leave quant out")
         return Place("gguf", uri, _resolved(name), options=options)
     base, _, revision = name.partition("@")
     if scheme == "hf" and not _looks_like_path(name) and _HUB.match(base):
