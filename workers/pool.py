@@ -250,7 +250,7 @@ def run(work: Work, batches: Iterable[np.ndarray]) -> Asked:
 
 def _flow(model: Any, question: Question, items: Sequence[Any], work: Work) -> Asked:
     """Ask about all rows at once, and take the answers as they come."""
-    rows = _open_rows(work.told)
+    rows = np.setdiff1d(np.arange(len(items)), list(work.told.errors))
     some = [items[row] for row in rows.tolist()]
     try:
         with closing(model.stream(question.operation, some, control=work.control, **question.options())) as parts:
@@ -362,19 +362,13 @@ def micro_batches(model: Any, question: Question, told: Rows, lengths: np.ndarra
     """Rows without an error so far, packed as the model likes them."""
     extra = question.max_tokens
     budget, rows = token_budget(model), int(getattr(model, "batch_rows", 0) or 0)
-    open_rows = _open_rows(told)
+    open_rows = np.setdiff1d(np.arange(len(told.tokens_in)), list(told.errors))
     slots = int(getattr(model, "slots", 0) or 0) if question.operation == "generate" else 0
     if slots and lengths is not None:
         return [open_rows[picked] for picked in longest_first(lengths[open_rows], SLOTFULS * slots)]
     if budget and lengths is not None:
         return [open_rows[picked] for picked in pack(lengths[open_rows], budget, extra=extra)]
     return [open_rows[picked] for picked in in_order(len(open_rows), rows)] if rows else Growing(open_rows)
-
-
-def _open_rows(told: Rows) -> np.ndarray:
-    """Rows without an error so far."""
-    every = np.arange(len(told.tokens_in))
-    return np.setdiff1d(every, list(told.errors)) if told.errors else every
 
 
 def _step(

@@ -135,7 +135,7 @@ class Transport:
         """What the endpoint answers. `RefusedError` without `texts` or the key in it; `BrokenModelError` where the
         endpoint fails, and not the request."""
         client = self._open()
-        answers, counted = self._answers, -1
+        first = counted = -1  # answers to anybody when this failed first, and when it was counted as failing
         give_up, tries, attempts = 0.0, 0, 0
         failed = _Failed("")
         while True:
@@ -151,26 +151,27 @@ class Transport:
                 return answer
             failed = answer
             _retried.get()(failed.cause)
+            first = self._answers if first < 0 else first
             if counted != self._answers:
                 counted = self._answers
                 self._failing += 1
-            silent = bool(answers) and self._answers == answers and self._failing >= MANY_ROWS
+            silent = self._answers > 0 and self._failing >= MANY_ROWS
             if failed.wait > self.limits.deadline:
                 raise BrokenModelError(
                     f"{self.where} asks to wait {failed.wait:.0f} s, longer than the deadline of"
                     f" {self.limits.deadline:g} s: {failed.cause}; what was answered is in the cache,"
                     " ask again later or raise the option deadline"
                 )
-            longest = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(tries, 16))
-            tries += not failed.wait
+            longest = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(attempts - 1, 16))
+            tries += not failed.wait and not silent  # what all others suffer says nothing about this row
             pause = max(failed.wait, _jitter.uniform(0, longest))
             late = time.monotonic() + pause > give_up
-            if late and silent:
+            if late and silent and self._answers == first:
                 raise BrokenModelError(
                     f"{self.where} has answered nothing for {self.limits.deadline:g} s: {failed.cause};"
                     " what was answered is in the cache, ask again when it is well"
                 )
-            if late or (tries > RETRIES and not silent):
+            if late or tries > RETRIES:
                 raise RefusedError(f"{failed.cause}; tried {attempts} times")
             await asyncio.sleep(pause)
 
