@@ -208,7 +208,7 @@ class Flat:
     """An embedder that knows nothing, so that the proxy has to decide."""
 
     def embed(self, texts: list[str]) -> np.ndarray:
-        return np.ones((len(texts), 2), np.float32) / np.sqrt(2)
+        return np.full((len(texts), 2), np.sqrt(0.5), np.float32)
 
 
 @pytest.fixture
@@ -273,6 +273,7 @@ def test_tune_stores_the_cheapest_pair(
         con.execute(f"SET ai_oracle = 'artifact:{tuned}{oracle}'")
         cursor = con.execute(ASKED)
         cursor.fetchall()
+        assert cursor.report is not None
         found = [one.model for one in cursor.report.operators if one.function == "AI_CLASSIFY proxy"]
         assert found == [f"artifact:{tuned}{slice_}" for slice_ in proxies]
     con.close()

@@ -141,6 +141,7 @@ def test_proxy_and_oracle_of_one_artifact_share_its_planes(con: sqluice.Connecti
     con.execute("SET ai_embedder = 'words'")
     cursor = con.execute("SELECT AI_CLASSIFY(s, ['w1', 'w2'], {'accuracy': 0.7}) FROM many")
     assert len(cursor.fetchall()) == rows
+    assert cursor.report is not None
     operators = {one.function: one for one in cursor.report.operators}
     assert operators["AI_CLASSIFY proxy"].model.endswith("#bits=4")
     (cascade,) = operators["AI_CLASSIFY"].cascades
@@ -157,7 +158,7 @@ class Flat:
     """An embedder that knows nothing, so that the proxy has to decide."""
 
     def embed(self, texts: list[str]) -> np.ndarray:
-        return np.ones((len(texts), 2), np.float32) / np.sqrt(2)
+        return np.full((len(texts), 2), np.sqrt(0.5), np.float32)
 
 
 def serve_of(path: Path, bits: float) -> Any:
