@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqluice import __version__
+from sqluice.engine import models_command
 from sqluice.errors import Error, InterruptedQueryError
 
 if TYPE_CHECKING:
@@ -67,15 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_job(commands)
 
-    models = commands.add_parser("models", help="list, fetch and check models")
-    actions = models.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
-    listing = actions.add_parser("list", help="models that can be named, and whether they are on this machine")
-    fetch = actions.add_parser("fetch", help="download an embedded model's weights and check their hash")
-    verify = actions.add_parser("verify", help="check the hash of weights that are on this machine")
-    for action in (fetch, verify):
-        action.add_argument("name", metavar="NAME", help="'default', 'embedder', ..: see models list")
-    for action in (listing, fetch, verify):
-        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+    models_command.add_parser(commands, _add_connection_options)
     return parser
 
 
@@ -159,13 +152,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(args: argparse.Namespace) -> int:
-    if args.command == "models":
-        return _models(args)
     commands: dict[str | None, Callable[[argparse.Namespace], int]] = {
         "query": _query,
         "explain": _explain,
         "demo": _demo,
         "job": _job,
+        "models": _models,
         None: _shell,
     }
     return commands[args.command](args)
@@ -404,42 +396,7 @@ def _shell(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    if args.action == "list":
-        _print_models()
-        return 0
-    if args.action == "verify":
-        from sqluice.workers import fetch
-
-        fetch.verify(args.name)
-        _say(f"{args.name}: the weights match their hash")
-        return 0
-    return _fetch(args.name)
-
-
-def _fetch(name: str) -> int:
-    from sqluice.engine.progress import FetchBar
-    from sqluice.engine.running import err_console
-    from sqluice.workers import fetch
-
-    with FetchBar(err_console()) as bar:
-        place = fetch.fetch(name, progress=bar)
-    _say(f"{name}: {place}" if place is not None else f"{name}: fetched")
-    return 0
-
-
-def _print_models() -> None:
-    import pyarrow as pa
-
-    from sqluice.workers.registry import Registry
-
-    rows = [dict(row) for row in Registry().list()]
-    for row in rows:
-        row["size"] = _megabytes(row.get("size"))
-    _draw(pa.Table.from_pylist(rows).to_reader())
-
-
-def _megabytes(size: object) -> str | None:
-    return f"{size / 1e6:,.0f} MB" if isinstance(size, int) else None
+    return models_command.command(args, open_connection)
 
 
 if __name__ == "__main__":

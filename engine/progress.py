@@ -136,6 +136,35 @@ class FetchBar:
         self.stop()
 
 
+class StepBar:
+    """`cb(done, total, label)` for long work in few steps; a line a step where there is no terminal. `first`
+    stands there until the first step is done."""
+
+    def __init__(self, console: Console, first: str) -> None:
+        self._console = console
+        self._first = first
+        self._bar: RichProgress | None = None
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{label} ({done / max(total, 1):.0%})", highlight=False, markup=False)
+        elif self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, note=label)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar = _bar(self._console)
+            self._bar.add_task("", total=None, note=self._first)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
 def _no_task() -> TaskID:
     from rich.progress import TaskID
 

@@ -34,8 +34,10 @@ from sqluice.optimizer.rules import order_conjuncts
 from sqluice.optimizer.statistics import fingerprint, prior
 from sqluice.udfs.answers import arrow_type, sql_type
 from sqluice.udfs.spec import Spec
+from sqluice.workers.places import at_bits
 from sqluice.workers.pool import LocalPool, Pool
 from sqluice.workers.pools import pool_of
+from sqluice.workers.quant import artifact
 from sqluice.workers.registry import LoadOptions, Registry
 
 if TYPE_CHECKING:
@@ -156,10 +158,15 @@ class Run:
 
     def uri(self, spec: Spec) -> str:
         """The model that a spec is asked of."""
-        if spec.model is not None:
-            return spec.model
         embeds = spec.operation == "embed" or ("function", "AI_EMBED") in spec.options
-        return str(self.settings["ai_embedder" if embeds else "ai_oracle"])
+        uri = spec.model or str(self.settings["ai_embedder" if embeds else "ai_oracle"])
+        bits = next((value for name, value in spec.options if name == "bits"), None)
+        return uri if bits is None else at_bits(uri, float(bits))
+
+    def proxy(self, spec: Spec) -> str | None:
+        """The cheaper model of a question: `ai_proxy`, else what the policy of the oracle's artifact names."""
+        given = self.settings["ai_proxy"]
+        return artifact.proxy_of(self.uri(spec)) if given is None else str(given)
 
     def check(self) -> None:
         """Every model named is known, allowed and able; nothing is loaded. `ModelError` with the remedy."""

@@ -19,7 +19,7 @@ SIGNATURES = (
     "AI_CLASSIFY(text, ['a', 'b'] [, options])",
     "AI_CLASSIFY(PROMPT('..{0}..', a), ['a', 'b'] [, options])",
 )
-OPTIONS = ("model", "output_mode", "task_description", "accuracy", "delta", "budget", "merge", "errors")
+OPTIONS = ("model", "output_mode", "task_description", "accuracy", "delta", "budget", "merge", "errors", "bits")
 MAX_LABELS = 500
 
 Label = tuple[str, str]

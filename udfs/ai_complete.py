@@ -18,7 +18,7 @@ SIGNATURES = (
     "AI_COMPLETE(['model',] text [, options])",
     "AI_COMPLETE(['model',] PROMPT('..{0}..', a) [, options])",
 )
-OPTIONS = ("model", "max_tokens", "temperature", "response_format", "budget", "errors")
+OPTIONS = ("model", "max_tokens", "temperature", "response_format", "budget", "errors", "bits")
 
 
 def bind(args: Sequence[Arg]) -> Bound:
@@ -33,7 +33,7 @@ def bind(args: Sequence[Arg]) -> Bound:
         model=options.model,
         max_tokens=options.max_tokens,
         errors=options.errors,
-        options=options.contract,
+        options=options.named(),
     )
     return Bound(spec, prompt.args)
 

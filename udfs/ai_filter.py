@@ -20,7 +20,7 @@ SIGNATURES = (
     "AI_FILTER('instruction', column [, options])",
     "AI_FILTER(PROMPT('..{0}..', a) [, options])",
 )
-OPTIONS = ("model", *CONTRACT, "equivalence", "merge", "errors")
+OPTIONS = ("model", *CONTRACT, "equivalence", "merge", "errors", "bits")
 
 YES_NO = ("yes", "no")
 

@@ -20,7 +20,7 @@ SIGNATURES = (
     "AI_SCORE('instruction', column [, options])",
     "AI_SCORE(PROMPT('..{0}..', a) [, options])",
 )
-OPTIONS = ("model", "scale", "accuracy", "delta", "budget", "merge", "errors")
+OPTIONS = ("model", "scale", "accuracy", "delta", "budget", "merge", "errors", "bits")
 
 
 def bind(args: Sequence[Arg]) -> Bound:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 256
 MAX_GRADES = 11
+MOST_BITS = 8
 
 TARGETS = ("recall", "precision", "accuracy", "delta")
 CONTRACT = (*TARGETS, "budget")
@@ -40,12 +41,14 @@ class Options:
     task: str | None = None
     equivalence: bool = False
     merge: bool = False
+    bits: float | None = None
     contract: tuple[tuple[str, OptionValue], ...] = ()
 
     def named(self) -> tuple[tuple[str, OptionValue], ...]:
-        """What a `Spec` keeps of them: the contract, and flags that tell the planner something."""
+        """What a `Spec` keeps of them: contract, precision, and flags that tell the planner something."""
         flags = [(name, True) for name in ("equivalence", "merge") if getattr(self, name)]
-        return (*self.contract, *flags)
+        bits = () if self.bits is None else (("bits", self.bits),)
+        return (*self.contract, *bits, *flags)
 
 
 class _WrongError(ValueError):
@@ -189,6 +192,13 @@ def _count(value: object) -> int:
     return value
 
 
+def _bits(value: object) -> float:
+    number = _number(value)
+    if number is None or not 1 <= number <= MOST_BITS:
+        raise _WrongError(f"lies between 1 and {MOST_BITS}, such as 4")
+    return number
+
+
 def _temperature(value: object) -> None:
     if _number(value) != 0:
         raise _WrongError("must be 0: an AI expression means the answer at temperature 0")
@@ -227,6 +237,7 @@ _FIELDS = {
     "merge": "merge",
     "scale": "scale",
     "max_tokens": "max_tokens",
+    "bits": "bits",
     "output_mode": "multi",
     "task_description": "task",
 }
@@ -240,6 +251,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "merge": _flag,
     "scale": _scale,
     "max_tokens": _count,
+    "bits": _bits,
     "temperature": _temperature,
     "output_mode": _output_mode,
     "task_description": _task,

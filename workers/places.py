@@ -3,7 +3,7 @@
 `parse` turns a URI into a `Place` without touching the network or loading anything; `Allowed` says whether
 the person who opened the connection let models come from there.
 
-    hf:org/name[@revision][#dtype=bf16&device=cpu&threads=2]    the model hub, through transformers
+    hf:org/name[@revision][#dtype=bf16&device=cpu&quant=int8]   the model hub, through transformers
     <folder>, <file>.safetensors, with or without hf:           local weights, through transformers
     <file>.gguf, gguf:<file>                                    llama.cpp in process
     package:<name>                                              weights inside an installed package
@@ -37,6 +37,7 @@ DEFAULTS = ("loopback", "packages", "hub", "cwd")
 """Words an allow list may hold beside hosts, folders and packages; `default` stands for all of them."""
 
 LOAD_OPTIONS = ("dtype", "device", "threads", "thinking")
+QUANT = ("int8",)
 ENDPOINT_OPTIONS = (
     *("api_key_env", "concurrency", "timeout", "deadline"),
     *("price_in", "price_out", "price_cached", "batch"),
@@ -44,6 +45,7 @@ ENDPOINT_OPTIONS = (
 
 _HUB = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
 _REVISION = re.compile(r"^[\w][\w./-]*$")
+_BITS = re.compile(r"\d(\.\d+)?")
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "fp32": "float32", "f32": "float32"}
 _KNOWN_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -100,9 +102,15 @@ def parse(uri: str) -> Place:
 
 def _weights(uri: str, rest: str, scheme: str) -> Place:
     """A hub name, a folder or a file of weights."""
-    name, options = _fragment(uri, rest)
+    name, options = _fragment(uri, rest, (*LOAD_OPTIONS, "quant"))
+    if options.get("quant", QUANT[0]) not in QUANT:
+        raise ModelError(
+            f"{uri}: quant is {', '.join(QUANT)}; for fewer bits, make an artifact: sqluice models quantize"
+        )
     suffix = Path(name).suffix.lower()
     if scheme == "gguf" or (suffix == ".gguf" and scheme == ""):
+        if "quant" in options:
+            raise ModelError(f"{uri}: a GGUF file has its own precision; leave quant out")
         return Place("gguf", uri, _resolved(name), options=options)
     base, _, revision = name.partition("@")
     if scheme == "hf" and not _looks_like_path(name) and _HUB.match(base):
@@ -145,10 +153,21 @@ def _fragment(uri: str, rest: str, known: tuple[str, ...] = LOAD_OPTIONS) -> tup
         options["dtype"] = _DTYPES.get(options["dtype"], options["dtype"])
         if options["dtype"] not in _KNOWN_DTYPES:
             raise ModelError(f"{uri}: dtype is one of {', '.join(_KNOWN_DTYPES)}")
-    for number in ("threads", "thinking", "bits"):
+    for number in ("threads", "thinking"):
         if not options.get(number, "0").isdigit():
             raise ModelError(f"{uri}: {number} takes a whole number")
+    if not _BITS.fullmatch(options.get("bits", "8")):
+        raise ModelError(f"{uri}: bits takes a number such as 3 or 3.5")
     return name, options
+
+
+def at_bits(uri: str, bits: float) -> str:
+    """The slice of `bits` bits of the artifact that `uri` names; `ModelError` when it names no artifact."""
+    if not uri.startswith("artifact:"):
+        raise ModelError(f"option bits is for slices of an artifact, and {uri} is none; name artifact:<file>")
+    name, _, fragment = uri.partition("#")
+    kept = [part for part in fragment.split("&") if part and not part.startswith("bits=")]
+    return f"{name}#{'&'.join([f'bits={bits:g}', *kept])}"
 
 
 def _options(text: str, known: tuple[str, ...], where: str) -> dict[str, str]:

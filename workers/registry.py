@@ -29,12 +29,13 @@ OPERATIONS = ("score", "generate", "embed")
 @dataclass(frozen=True)
 class LoadOptions:
     """How to load a model of ours. `threads` 0 takes every core; `thinking` are the tokens that a model which thinks
-    before it answers may spend on that, a row."""
+    before it answers may spend on that, a row; `quant` is empty or `int8`."""
 
     threads: int = 0
     dtype: str = "auto"
     device: str = "auto"
     thinking: int = thinking.BUDGET
+    quant: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ def _merged(options: LoadOptions, place: Place) -> LoadOptions:
         dtype=own.get("dtype", options.dtype),
         device=own.get("device", options.device),
         thinking=int(own.get("thinking", options.thinking)),
+        quant=own.get("quant", options.quant),
     )
 
 
@@ -251,7 +253,12 @@ def _load_weights(place: Place, options: LoadOptions) -> Model:
     name = str(place.path.parent) if place.path.suffix == ".safetensors" else place.name
     revision = place.revision or None
     how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
-    return hf.load(name, revision=revision, thinking_tokens=options.thinking, **how)
+    how |= {"revision": revision, "thinking_tokens": options.thinking}
+    if options.quant:
+        from sqluice.workers import int8
+
+        return int8.load(name, hf.load, **how)
+    return hf.load(name, **how)
 
 
 def _load_package(place: Place, options: LoadOptions, progress: Callable[..., None] | None) -> Model:
@@ -277,7 +284,7 @@ def _load_artifact(place: Place, options: LoadOptions) -> Model:
     from sqluice.workers.quant.serve import load_slice
 
     how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
-    bits = int(place.options.get("bits", "0"))
+    bits = float(place.options.get("bits", "0"))
     return load_slice(place.path, bits, thinking_tokens=options.thinking, **how)
 
 

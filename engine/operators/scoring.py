@@ -64,9 +64,9 @@ class Scoring:
         self._run = run
         self._inputs = inputs
         self._spec = run.specs[number]
-        proxy = run.settings["ai_proxy"]
+        proxy = run.proxy(self._spec)
         self._embedder = Embedder(run, self._spec)
-        self._proxy = None if proxy in (None, run.uri(self._spec)) else _Proxy(run, str(proxy), self._spec)
+        self._proxy = None if proxy in (None, run.uri(self._spec)) else _Proxy(run, proxy, self._spec)
         self.rows = np.zeros(0, np.int64)
         """The sample, int [m]."""
         self._features: list[np.ndarray] = []
@@ -308,7 +308,7 @@ class _Proxy(Source):
     """What a cheaper model says."""
 
     def __init__(self, run: Run, uri: str, spec: Spec) -> None:
-        super().__init__(run, replace(spec, model=uri), f"{spec.function} proxy")
+        super().__init__(run, replace(spec, model=uri, options=()), f"{spec.function} proxy")
 
     def chances(self, texts: list[list[str]]) -> np.ndarray:
         """Float64 [n, k] probabilities of the choices, NaN in rows without an answer."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqluice.errors import WeightsError
+from sqluice.workers import places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -266,14 +267,32 @@ def _entries(path: Path, table: dict[str, Any], size: int) -> dict[str, Entry]:
 
 
 def set_policy(path: Path, policy: dict[str, Any] | None) -> None:
-    """Store a cascade policy (plain data) in the manifest; the file is written anew beside itself, then swapped."""
+    """Store a cascade policy (plain data) in the manifest."""
+    rewrite(path, {"policy": policy})
+
+
+def rewrite(path: Path, changes: dict[str, Any]) -> None:
+    """Give the manifest other values; the file is written anew beside itself, then swapped. `WeightsError` names a
+    tensor that is damaged, which must not get a new hash."""
+    check_hashes(path)
     held = read(path)
     pieces = [
         Piece(name, entry.dtype, entry.shape, lambda e=entry: memoryview(held._bytes[e.start : e.end].numpy()))  # type: ignore[misc]  # noqa: SLF001
         for name, entry in held.entries.items()
         if name != "align"
     ]
-    write(Path(path), pieces, {**held.manifest, "policy": policy})
+    write(Path(path), pieces, {**held.manifest, **changes})
+
+
+def proxy_of(uri: str) -> str | None:
+    """The proxy that the policy of the artifact `uri` names for its widest slice, as a URI; None where `uri` is no
+    artifact, names a slice itself, or has no policy."""
+    name, _, fragment = uri.partition("#")
+    if not name.startswith("artifact:") or "bits=" in fragment:
+        return None
+    policy = read(name.removeprefix("artifact:")).manifest.get("policy")
+    proxy = None if policy is None else policy.get("proxy")
+    return None if proxy is None else places.at_bits(uri, proxy)
 
 
 def inspect(path: Path | str) -> dict[str, Any]:
@@ -283,15 +302,21 @@ def inspect(path: Path | str) -> dict[str, Any]:
     manifest = {name: value for name, value in held.manifest.items() if name != "hashes"}
     weights = sum(one["shape"][0] * one["shape"][1] for one in manifest["layers"].values())
     widths = {}
-    for bits in manifest["bits"]:
-        inside = sum(_size(held, name) for layer in manifest["layers"] for name in reads(manifest, layer, bits))
+    for bits, layers in slices_of(manifest).items():
+        inside = sum(_size(held, name) for layer, width in layers.items() for name in reads(manifest, layer, width))
         outside = sum(_size(held, name) for name in held.entries if not name.startswith("layers/"))
-        widths[str(bits)] = {"bits_per_weight": 8 * inside / max(weights, 1), "bytes": inside + outside}
+        widths[f"{bits:g}"] = {"bits_per_weight": 8 * inside / max(weights, 1), "bytes": inside + outside}
     return {**manifest, "bytes": held.path.stat().st_size, "fingerprint": held.fingerprint, "widths": widths}
 
 
 def _size(held: Artifact, name: str) -> int:
     return held.entries[name].end - held.entries[name].start
+
+
+def slices_of(manifest: dict[str, Any]) -> dict[float, dict[str, int]]:
+    """The slices that can be named: the width of every layer by bits, mixes after the uniform ones."""
+    uniform: dict[float, dict[str, int]] = {bits: dict.fromkeys(manifest["layers"], bits) for bits in manifest["bits"]}
+    return uniform | {float(name): dict(mix) for name, mix in manifest.get("mixes", {}).items()}
 
 
 def reads(manifest: dict[str, Any], layer: str, bits: int) -> list[str]:

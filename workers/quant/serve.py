@@ -28,7 +28,7 @@ TOLERANCE = 0.01
 
 def load_slice(
     path: Path | str,
-    bits: int = 0,
+    bits: float = 0,
     *,
     dtype: str = "auto",
     device: str = "auto",
@@ -48,10 +48,10 @@ def load_slice(
     from sqluice.workers.quant.runner import opened_tokenizer
 
     held = artifact.read(path)
-    width = bits or max(held.manifest["bits"])
-    if width not in held.manifest["bits"]:
-        has = ", ".join(map(str, held.manifest["bits"]))
-        raise DataError(f"{path} does not hold {width} bits; it holds {has}")
+    known = artifact.slices_of(held.manifest)
+    width = bits or max(known)
+    if width not in known:
+        raise DataError(f"{path} does not hold {width:g} bits; it holds {', '.join(f'{one:g}' for one in known)}")
     where = torch_load.device_of(device)
     if threads:
         torch.set_num_threads(threads)
@@ -59,8 +59,8 @@ def load_slice(
     kind = torch_load.dtype_of("float32" if dtype == "auto" and where == "cpu" and not generative else dtype, where)
     with tempfile.TemporaryDirectory(prefix="sqluice-artifact-") as scratch:
         source = _unpacked(held, Path(scratch))
-        model = _assembled(held, source, width, where, kind, dense)
-        name, details = f"artifact:{held.path}#bits={width}", (held.fingerprint, f"bits={width}")
+        model = _assembled(held, source, known[width], where, kind, dense)
+        name, details = f"artifact:{held.path}#bits={width:g}", (held.fingerprint, f"bits={width:g}")
         if generative:
             return hf.text_model(name, opened_tokenizer(source), model, details, thinking_tokens)
         return torch_embedder.embedder(name, source, model, where, details)
@@ -77,8 +77,8 @@ def _unpacked(held: Artifact, folder: Path) -> Source:
     return Source(str(held.path), folder)
 
 
-def _assembled(held: Artifact, source: Source, bits: int, device: str, dtype: Any, dense: bool) -> Any:
-
+def _assembled(held: Artifact, source: Source, widths: dict[str, int], device: str, dtype: Any, dense: bool) -> Any:
+    """The model with every layer at its width."""
     shape = checkpoint.skeleton(torch_load.open_config(source))
     model = shape.model
     for name, facts in held.manifest["layers"].items():
@@ -89,7 +89,7 @@ def _assembled(held: Artifact, source: Source, bits: int, device: str, dtype: An
                 f"{held.path}: layer {name} is {facts['shape']}, and the model's configuration says"
                 f" {[old.out_features, old.in_features]}"
             )
-        new = plane_linear(held, name, bits, device, dtype, dense=dense, bias=old.bias is not None)
+        new = plane_linear(held, name, widths[name], device, dtype, dense=dense, bias=old.bias is not None)
         setattr(model.get_submodule(owner), own, new)
     state = {}
     for name in held.entries:
@@ -165,16 +165,16 @@ def verify(path: Path | str) -> dict[str, Any]:
     """
     count = artifact.check_hashes(path)
     held = artifact.read(path)
-    found = {bits: probed(held, bits) for bits in held.manifest["bits"]}
+    found = {bits: probed(held, widths) for bits, widths in artifact.slices_of(held.manifest).items()}
     for bits, cosine in found.items():
-        said = held.manifest["quality"][str(bits)]["cosine"]
+        said = held.manifest["quality"][f"{bits:g}"]["cosine"]
         if abs(cosine - said) > TOLERANCE:
-            raise WeightsError(f"{path}: at {bits} bits the cosine to the base model is {cosine:.4f}, not {said:.4f}")
+            raise WeightsError(f"{path}: at {bits:g} bits the cosine to the base model is {cosine:.4f}, not {said:.4f}")
     return {"tensors": count, "widths": found}
 
 
-def probed(held: Artifact, bits: int) -> float:
-    """Cosine of a width's states on the probe to the base model's."""
+def probed(held: Artifact, widths: dict[str, int]) -> float:
+    """Cosine of a slice's states on the probe to the base model's; `widths` by layer."""
     import torch
 
     from sqluice.workers.quant.runner import opened_tokenizer
@@ -182,7 +182,7 @@ def probed(held: Artifact, bits: int) -> float:
     with tempfile.TemporaryDirectory(prefix="sqluice-artifact-") as scratch:
         source = _unpacked(held, Path(scratch))
         ids, mask = probe.tokens(opened_tokenizer(source))
-        model = _assembled(held, source, bits, "cpu", torch.float32, True)
+        model = _assembled(held, source, widths, "cpu", torch.float32, True)
     with torch.inference_mode():
         states = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     return probe.cosine(probe.pooled(states, mask), held.tensor("probe"))
