@@ -79,7 +79,8 @@ def test_equal_inputs_get_equal_answers_in_whatever_partition(
     numbers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sql = "SELECT id, s, AI_FILTER(PROMPT('is {0} positive?', s)) AS yes FROM input"
-    plain, learnt = learning.learn, []  # how large a sample pays depends on seconds: both jobs get the same policy
+    plain = learning.learn
+    learnt: list[Any] = []  # how large a sample pays depends on seconds: both jobs get the same policy
 
     def once(*args: Any) -> Any:
         if not learnt:
