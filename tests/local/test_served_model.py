@@ -33,7 +33,7 @@ def served(*options: str) -> Iterator[str]:
     reason = missing()
     if reason:
         pytest.skip(reason)
-    command = [sys.executable, str(SCRIPT), *options]
+    command = [sys.executable, "-P", str(SCRIPT), *options]  # its folder has a module named numbers
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
