@@ -24,6 +24,7 @@ def cluster() -> Iterator[str]:
     from sqluice.workers.ray_cluster import join, leave
     from sqluice.workers.where import Where
 
+    leave()  # the Ray of other tests does not see these helpers
     ray = join(Where("ray"))
     assert ray is not None
     yield ray.get_runtime_context().gcs_address
