@@ -28,7 +28,7 @@ demo: weights
 	$(BIN)/sqluice demo
 
 test: lint weights embedder
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: typing
 	$(BIN)/ruff check .

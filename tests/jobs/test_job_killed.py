@@ -121,7 +121,7 @@ def test_kill_9_at_random_points(tmp_path: Path, processes: Any, sql: str) -> No
         process.join()
         killed += process.exitcode != 0
         before = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
-        state = run(pattern, out, sql, resume=True)
+        state = run(pattern, out, sql, resume=True, partitions=4)
         assert state.status == "done"
         assert state.rows_in == ROWS
         assert rows(out) == wanted

@@ -82,7 +82,7 @@ def run_to_be_killed(pattern: str, out: str, sql: str, home: str, ready: Any) ->
 
     os.environ["SQLUICE_HOME"] = home
     ready.set()
-    run(pattern, Path(out), sql, resume=True, seconds=0.005)
+    run(pattern, Path(out), sql, resume=True, seconds=0.005, partitions=4)
 
 
 def rows(out: Path) -> list[tuple[Any, ...]]:
