@@ -140,8 +140,9 @@ def test_rounding_to_nearest_is_within_half_a_step(seed: int, bits: int) -> None
 
 
 def test_a_search_for_the_scale_loses_no_more_than_the_whole_span() -> None:
-    columns = torch.randn(64, 5, generator=torch.Generator().manual_seed(0)) ** 3
-    weights = torch.rand(64)
+    generator = torch.Generator().manual_seed(0)
+    columns = torch.randn(64, 5, generator=generator) ** 3
+    weights = torch.rand(64, generator=generator)
     losses = []
     for importance in (None, weights):
         scale, offset = grid.span(columns, 2, importance)
