@@ -206,16 +206,21 @@ def _checked(parse: Callable[[str, Value], Value], name: str, value: str) -> Val
         raise UsageError(str(error)) from None
 
 
+def allowed_of(args: argparse.Namespace) -> list[str] | None:
+    """The places that --allow-model adds to the default ones; None without it."""
+    extra = getattr(args, "allow_model", [])
+    return ["default", *extra] if extra else None
+
+
 def open_connection(args: argparse.Namespace, progress: Callable[[Progress], None] | None) -> Connection:
     """The connection that the options describe."""
     import sqluice
 
-    extra = getattr(args, "allow_model", [])
     settings: dict[str, Any] = dict(settings_of(args))
     return sqluice.connect(
         getattr(args, "db", ":memory:"),
         progress=progress,
-        allow_models=["default", *extra] if extra else None,
+        allow_models=allowed_of(args),
         **settings,
     )
 
@@ -379,7 +384,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _job(args: argparse.Namespace) -> int:
     from sqluice.engine.jobs.command import command
 
-    return command(args, settings_of(args))
+    return command(args, settings_of(args), allowed_of(args))
 
 
 def _shell(args: argparse.Namespace) -> int:

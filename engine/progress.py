@@ -43,7 +43,7 @@ class ProgressBar:
         if not self._console.is_terminal or self._clock() - self._started < self._patience:
             return
         if self._bar is None:
-            self._bar = _bar(self._console)
+            self._bar = bar_on(self._console)
             self._bar.start()
         task = self._tasks.get(progress.operator)
         if task is None:
@@ -153,7 +153,7 @@ class StepBar:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._bar = _bar(self._console)
+            self._bar = bar_on(self._console)
             self._bar.add_task("", total=None, note=self._first)
             self._bar.start()
         return self
@@ -171,7 +171,8 @@ def _no_task() -> TaskID:
     return TaskID(-1)
 
 
-def _bar(console: Console) -> RichProgress:
+def bar_on(console: Console) -> RichProgress:
+    """A bar with a description before it and a `note` behind it."""
     from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as RichProgress
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,5 +87,5 @@ def state_of(out: Path) -> JobState:
     }
     state = JobState(**told)
     if state.status == "running" and not folder.is_running():
-        return JobState(**{**asdict(state), "status": "stopped", "error": "its process is gone"})
+        return replace(state, status="stopped", error="its process is gone")
     return state

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqluice.engine.jobs.api import run_job, state_of
 from sqluice.engine.jobs.folder import JobFolder
-from sqluice.engine.progress import duration
+from sqluice.engine.progress import bar_on, duration
 from sqluice.errors import OperationalError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def summary(state: JobState) -> str:
     return "\n".join(lines)
 
 
-def command(args: argparse.Namespace, settings: dict[str, Any]) -> int:
+def command(args: argparse.Namespace, settings: dict[str, Any], allow_models: list[str] | None) -> int:
     """`sqluice job ..`; the exit code."""
     from sqluice.engine.running import err_console, say
 
@@ -59,7 +59,6 @@ def command(args: argparse.Namespace, settings: dict[str, Any]) -> int:
         state = state_of(out)
         print(json.dumps(asdict(state)) if args.json else summary(state))  # noqa: T201 - the command's output
         return 0
-    extra = getattr(args, "allow_model", [])
     with Bar(err_console()) as bar:
         state = run_job(
             _sql(args.sql),
@@ -69,7 +68,7 @@ def command(args: argparse.Namespace, settings: dict[str, Any]) -> int:
             partitions=args.partitions,
             resume=args.resume,
             budget=args.budget,
-            allow_models=["default", *extra] if extra else None,
+            allow_models=allow_models,
             on_state=bar,
             **settings,
         )
@@ -103,9 +102,7 @@ class Bar:
                 self._console.print(summary(state).splitlines()[0], highlight=False, markup=False)
             return
         if self._bar is None:
-            from sqluice.engine.progress import _bar
-
-            self._bar = _bar(self._console)
+            self._bar = bar_on(self._console)
             self._bar.start()
             self._task = self._bar.add_task("job", total=state.rows_total, note="")
         left = "" if state.eta_s is None else f"  {duration(state.eta_s)} left"

@@ -147,21 +147,19 @@ class Job:
 
     def _learn(self) -> None:
         """The policies of the job's cascades, learnt once. Partitions of an earlier round are to be done again."""
-        kept = self._folder.home / "policies.json"
-        if kept.exists():
-            self._policies, self._told = learning.from_json(kept.read_text(encoding="utf-8"))
+        if self._kept.exists():
+            self._policies, self._told = learning.from_json(self._kept.read_text(encoding="utf-8"))
         else:
             self._policies, self._told = learning.learn(self._plan, self.request)
             self._told["round"] = 0
-            write_json(kept, learning.to_json(self._policies, **self._told))
+            self._keep()
         self._records = {name: one for name, one in self._records.items() if self._counts(one)}
 
     def _counts(self, record: dict[str, Any]) -> bool:
         """Whether a finished partition is of this round, and what it has seen is there while that is needed."""
-        needed = "seen" in record and "label" not in self._told
-        return record["round"] == self._told["round"] and not (
-            needed and not (self._folder.rows / record["seen"]).exists()
-        )
+        if record["round"] != self._told["round"]:
+            return False
+        return "seen" not in record or "label" in self._told or (self._folder.rows / record["seen"]).exists()
 
     def _prove(self) -> bool:
         """What partitions prove together; False where they are to be done again, at a higher rate."""
@@ -173,22 +171,29 @@ class Job:
         if not sure and self._told["round"] + 1 < len(learning.SHARES):
             self._policies = learning.more(self._policies)
             self._told["round"] += 1
-            write_json(self._folder.home / "policies.json", learning.to_json(self._policies, **self._told))
+            self._keep()
             self._records = {}
             return False
         labels = [record.get("label") for record in self._records.values()]
         self._told["label"] = _proven(self._policies, proofs, labels)
-        write_json(self._folder.home / "policies.json", learning.to_json(self._policies, **self._told))
+        self._keep()
         return True
+
+    @property
+    def _kept(self) -> Path:
+        return self._folder.home / "policies.json"
+
+    def _keep(self) -> None:
+        write_json(self._kept, learning.to_json(self._policies, **self._told))
 
     def _partitions(self) -> None:
         """Run the partitions that are not finished."""
-        waiting = [one for one in self._plan.partitions if _name(one.number) not in self._records]
+        waiting = [one for one in self._plan.partitions if one.name not in self._records]
         if RESULT in self._records or not waiting or self._is_enough():
             return
         pool = self.make_pool(run)
         budget, running = _Ledger(self.request.budget, self._records.values()), set[str]()
-        rows = {_name(one.number): one.rows for one in self._plan.partitions}
+        rows = {one.name: one.rows for one in self._plan.partitions}
         try:
             while waiting or running:
                 while waiting and pool.room() > 0 and len(self._failures) < GIVE_UP_AFTER and not self._is_enough():
@@ -234,7 +239,7 @@ class Job:
             return False
         found = 0
         for one in self._plan.partitions:
-            record = self._records.get(_name(one.number))
+            record = self._records.get(one.name)
             if record is None:
                 return found >= self._plan.enough
             found += record["rows"]
@@ -245,10 +250,10 @@ class Job:
         if self._plan.final is not None and RESULT not in self._records:
             paths = []
             for one in self._plan.partitions:
-                record = self._records.get(_name(one.number))
+                record = self._records.get(one.name)
                 if record is None:
                     break  # a LIMIT had enough
-                paths.append(str(self._folder.path(_name(one.number), record).resolve()))
+                paths.append(str(self._folder.path(one.name, record).resolve()))
             views = planning.parts_view(paths)
             left = _Ledger(self.request.budget, self._records.values()).lease(RESULT, 1, 1)
             work = self._plan.whole(self.request, views, RESULT, self._plan.final, str(self._folder.rows))
@@ -261,7 +266,7 @@ class Job:
                 raise
             self._folder.commit(RESULT, record)
             self._records[RESULT] = record
-        self._folder.drop_rows()
+        self._folder.sweep({})
 
     def _label(self, parts: dict[str, dict[str, Any]]) -> str | None:
         """What the result can be trusted for."""
@@ -293,7 +298,7 @@ class Job:
             label=self._label(parts),
             error=error,
             warnings=tuple(dict.fromkeys(text for one in self._records.values() for text in one["warnings"])),
-            output=tuple(sorted(path.name for path in self.out.glob("*.parquet"))),
+            output=tuple(sorted(path.name for path in map(self._folder.public, self._records) if path is not None)),
             pid=os.getpid(),
             host=socket.gethostname(),
             updated=time.time(),
@@ -320,13 +325,14 @@ class _Ledger:
         """The budget of one partition; None without one."""
         if self._budget is None:
             return None
-        share = max(self._left, 0.0) * rows / max(waiting, 1)
-        share = float(int(share)) if self._budget.unit == "calls" else share
-        if self._budget.unit in ("s", "min", "h"):
-            return f"{max(self._left, 0.0):f} {self._budget.unit}"
+        unit, left = self._budget.unit, max(self._left, 0.0)
+        if unit in ("s", "min", "h"):
+            return f"{left:f} {unit}"
+        share = left * rows / max(waiting, 1)
+        share = int(share) if unit == "calls" else share
         self._left -= share
         self._leased[name] = share
-        return f"{share:f} {self._budget.unit}" if self._budget.unit != "calls" else f"{int(share)} calls"
+        return f"{share} calls" if unit == "calls" else f"{share:f} {unit}"
 
     def settle(self, name: str, result: Any) -> None:
         """What a partition did not use comes back."""
@@ -361,10 +367,6 @@ def _proven(policies: dict[str, Policy], proofs: dict[str, Proof], labels: list[
         return "uncertified(composition)"
     (policy,), (proof,) = policies.values(), proofs.values()
     return f"certified({told(policy.contract)}, {proof.labels:,} labels)" if proof.holds else "uncertified(unfinished)"
-
-
-def _name(number: int) -> str:
-    return f"{number:05d}"
 
 
 def _status(error: BaseException) -> str:

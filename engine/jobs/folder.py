@@ -85,7 +85,7 @@ class JobFolder:
 
     def path(self, name: str, record: dict[str, Any]) -> Path:
         """Where the finished rows of `name` are."""
-        public = self._public(name)
+        public = self.public(name)
         return self.rows / record["file"] if public is None else public
 
     def recover(self) -> dict[str, dict[str, Any]]:
@@ -108,18 +108,14 @@ class JobFolder:
             if path.name not in named:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def drop_rows(self) -> None:
-        """Drop the rows of partitions: the result holds them."""
-        for path in self.rows.iterdir():
-            path.unlink()
-
-    def _public(self, name: str) -> Path | None:
+    def public(self, name: str) -> Path | None:
+        """Where everybody looks for the rows of `name`; None where they are only on their way to the result."""
         if name == RESULT:
             return self.out / "result.parquet"
         return None if self.merged else self.out / f"part-{name}.parquet"
 
     def _publish(self, name: str, record: dict[str, Any]) -> None:
-        public = self._public(name)
+        public = self.public(name)
         if public is not None and (self.rows / record["file"]).exists():
             (self.rows / record["file"]).replace(public)
             sync(self.out)

@@ -12,7 +12,7 @@ from sqluice.engine.duckdb_errors import translate
 from sqluice.errors import OperationalError, ProgrammingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 DRIVING = "input"
 """The name of an input that was given none."""
@@ -68,10 +68,20 @@ class Partition:
     rows: int
     pieces: tuple[tuple[str, int, int], ...]
 
+    @property
+    def name(self) -> str:
+        """What its record and its rows are called."""
+        return f"{self.number:05d}"
+
 
 def text(value: str) -> str:
     """A string as a literal of SQL."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def listed(paths: Iterable[str]) -> str:
+    """Paths as a list of SQL."""
+    return f"[{', '.join(map(text, paths))}]"
 
 
 def files(con: duckdb.DuckDBPyConnection, given: Input) -> list[File]:
@@ -103,8 +113,8 @@ def partitions(
         raise ProgrammingError(
             f"input {given.name} is cut into partitions, and has to be Parquet; {given.pattern} is not"
         )
-    listed = ", ".join(text(one.path) for one in found)
-    counted = dict(_asked(con, f"SELECT file_name, num_rows FROM parquet_file_metadata([{listed}])", given))
+    paths = listed(one.path for one in found)
+    counted = dict(_asked(con, f"SELECT file_name, num_rows FROM parquet_file_metadata({paths})", given))
     sizes = [(one.path, int(counted[one.path])) for one in found]
     total = sum(rows for _, rows in sizes)
     if many is None:
@@ -127,16 +137,24 @@ def _partition(number: int, first: int, last: int, sizes: Sequence[tuple[str, in
 
 def relation(given: Input, found: Sequence[File]) -> str:
     """SQL of all rows of an input."""
-    return f"SELECT * FROM {given.reader}([{', '.join(text(one.path) for one in found)}])"
+    return f"SELECT * FROM {given.reader}({listed(one.path for one in found)})"
 
 
 def rows_of(pieces: Sequence[Sequence[Any]]) -> str:
     """SQL of the rows of a partition."""
     return " UNION ALL ".join(
-        f"SELECT * EXCLUDE (file_row_number) FROM read_parquet({text(path)}, file_row_number = true)"
-        f" WHERE file_row_number >= {first} AND file_row_number < {last}"
-        for path, first, last in pieces
+        _numbered(path, f"file_row_number >= {first} AND file_row_number < {last}") for path, first, last in pieces
     )
+
+
+def sample(paths: Iterable[str], every: int, seed: int) -> str:
+    """SQL of one in `every` rows of Parquet files, by a hash of their places."""
+    return " UNION ALL ".join(_numbered(path, f"hash(file_row_number + {seed}) % {every} = 0") for path in paths)
+
+
+def _numbered(path: str, where: str) -> str:
+    source = f"read_parquet({text(path)}, file_row_number = true)"
+    return f"SELECT * EXCLUDE (file_row_number) FROM {source} WHERE {where}"
 
 
 def to_plain(found: Sequence[File]) -> list[dict[str, Any]]:

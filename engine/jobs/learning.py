@@ -46,13 +46,8 @@ def learn(plan: Plan, request: Request) -> tuple[dict[str, Policy], dict[str, An
     if every < LEAST_TIMES or request.settings.get("ai_mode", "auto") == "exact" or request.budget is not None:
         return {}, {}
     seed = int(request.settings.get("ai_seed") or 0)
-    pieces = {piece[0] for one in plan.partitions for piece in one.pieces}
-    view = " UNION ALL ".join(
-        f"SELECT * EXCLUDE (file_row_number) FROM read_parquet({inputs.text(path)}, file_row_number = true)"
-        f" WHERE hash(file_row_number + {seed}) % {every} = 0"
-        for path in sorted(pieces)
-    )
-    work = plan.whole(request, {plan.driving: view})
+    paths = sorted({path for one in plan.partitions for path, _, _ in one.pieces})
+    work = plan.whole(request, {plan.driving: inputs.sample(paths, every, seed)})
     shared = Shared(learns=True, scale=float(every))
     with connected(work, shared) as con:
         cursor = con.execute(plan.part)
@@ -101,14 +96,13 @@ def _joined(parts: list[np.ndarray], kind: Any) -> np.ndarray:
 
 def proofs(policies: Mapping[str, Policy], files: Sequence[str], attempt: int) -> dict[str, Proof]:
     """What all partitions together prove of each question, at the rate that was tried as number `attempt`."""
-    listed = ", ".join(inputs.text(path) for path in files)
     found = {}
     with duckdb.connect() as con:
         for question, policy in policies.items():
             # An input asked about for its weight in one partition and decided by its score in another keeps both.
             rows = con.sql(
                 "SELECT sum(n_rows)::BIGINT AS n_rows, side, max(label) AS label"
-                f" FROM read_parquet([{listed}]) WHERE question = ? GROUP BY key, side ORDER BY key, side",
+                f" FROM read_parquet({inputs.listed(files)}) WHERE question = ? GROUP BY key, side ORDER BY key, side",
                 params=[question],
             ).to_arrow_table()
             columns = (rows.column(name).to_numpy() for name in ("n_rows", "side", "label"))

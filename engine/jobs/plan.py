@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 from sqlglot import exp
 
 import sqluice
@@ -71,7 +72,7 @@ class Plan:
     def work(self, request: Request, partition: Partition, rows: str, policies: dict[str, Policy]) -> Work:
         """What one partition runs."""
         views = {self.driving: inputs.rows_of(partition.pieces)}
-        whole = self.whole(request, views, f"{partition.number:05d}", self.part, rows)
+        whole = self.whole(request, views, partition.name, self.part, rows)
         home = os.environ.get("SQLUICE_HOME")
         return replace(whole, threads=1, home=home, policies=policies, partitions=len(self.partitions))
 
@@ -97,9 +98,7 @@ def plan(request: Request) -> Plan:
     before, statement = _statements(request.sql)
     for one in request.inputs:
         _ = one.reader  # refuses files of another kind
-    with sqluice.connect() as con:
-        con.execute("SET ai_trace = 'off'")
-        duck = con._session.con  # noqa: SLF001
+    with duckdb.connect() as duck:
         found = {one.name: inputs.files(duck, one) for one in request.inputs}
         driving = request.inputs[0]
         cut = inputs.partitions(duck, driving, found[driving.name], request.partitions)
@@ -186,8 +185,7 @@ def check_same(before: dict[str, Any], now: Plan) -> None:
 
 def parts_view(paths: Sequence[str]) -> dict[str, str]:
     """The view that puts partitions together."""
-    listed = ", ".join(inputs.text(path) for path in paths)
-    return {PARTS: f"SELECT * FROM read_parquet([{listed}])"}
+    return {PARTS: f"SELECT * FROM read_parquet({inputs.listed(paths)})"}
 
 
 def partitions_of(cut: Sequence[Any]) -> tuple[Partition, ...]:

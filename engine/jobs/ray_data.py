@@ -73,6 +73,3 @@ class _Step:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_work": self._work, "_con": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)

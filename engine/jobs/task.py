@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqluice.engine.jobs.inputs import text
 from sqluice.engine.policies import Shared
 from sqluice.errors import Error
 
@@ -58,7 +59,7 @@ def written(work: Work, path: Path) -> dict[str, Any]:
     """The record of rows that are now in the file `path`."""
     shared = Shared(work.policies, work.partitions)
     with connected(work, shared) as con:
-        cursor = con.execute(f"COPY ({work.sql}) TO '{str(path).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)")
+        cursor = con.execute(f"COPY ({work.sql}) TO {text(str(path))} (FORMAT parquet)")
         warnings = list(dict.fromkeys(str(text) for _, text in cursor.messages))
         record = {"file": path.name, "rows": cursor.rowcount, "warnings": warnings[:5], **spent(cursor.report)}
     if work.policies:
