@@ -59,7 +59,7 @@ Factory: TypeAlias = "Callable[[dict[str, Value], Sequence[str] | None], Runtime
 _factory: Factory | None = None
 
 
-def set_runtime_factory(factory: Factory | None) -> None:
+def set_runtime_factory(factory: Factory) -> None:
     """Name what makes a runtime from settings; `sqluice.engine.runtime` does so when it is imported."""
     global _factory
     _factory = factory

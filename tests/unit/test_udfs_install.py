@@ -13,8 +13,9 @@ import pytest
 import sqluice.udfs
 from sqluice.errors import InternalError, ProgrammingError
 from sqluice.types import render
+from sqluice.udfs import install as place
 from sqluice.udfs.answers import arrow_type
-from sqluice.udfs.install import RETURNS, functions_for, set_runtime_factory
+from sqluice.udfs.install import RETURNS, functions_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -72,9 +73,9 @@ def runtime() -> Iterator[Scripted]:
         scripted.settings = settings
         return scripted
 
-    set_runtime_factory(factory)
-    yield scripted
-    set_runtime_factory(None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, "_factory", factory)
+        yield scripted
 
 
 @pytest.fixture
