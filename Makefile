@@ -20,7 +20,7 @@ help:
 	@echo "make test      install, lint, run every test"
 	@echo "make lint      ruff, mypy --strict, import-linter"
 	@echo "make format    let ruff rewrite the sources"
-	@echo "make nightly   the property tests with ten times the queries, at random; long tests of the model"
+	@echo "make nightly   what make test repeats, many more times, at random; long tests of the model"
 	@echo "make complete FILE=tests/sql/x.test   write the answers of today into a .test file"
 	@echo "make clean     remove the environment and everything built"
 
@@ -45,7 +45,8 @@ format: install
 	$(BIN)/ruff format .
 
 nightly: install
-	SQLUICE_NIGHTLY=1 $(BIN)/python -m pytest -m 'long or not long' tests/property tests/local
+	SQLUICE_NIGHTLY=1 $(BIN)/python -m pytest -m 'long or not long' tests/property tests/local tests/statistics tests/jobs \
+	  tests/unit/test_join_random.py
 
 complete: install
 	PYTHONPATH=tests $(BIN)/python -m sql.runner --complete $(FILE)

@@ -11,13 +11,15 @@ from hypothesis import HealthCheck, settings
 import sqluice
 from sqluice import config
 from sqluice.workers.pools import pool_of
+from support.scale import NIGHTLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqluice import Connection
 
-NIGHTLY = bool(os.environ.get("SQLUICE_NIGHTLY"))
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 settings.register_profile("ci", _COMMON, derandomize=True, database=None, max_examples=100)

@@ -9,7 +9,7 @@ the person who opened the connection let models come from there.
     package:<name>                                              weights inside an installed package
     http(s)://host[:port]/v1[?api_key_env=NAME]#model           an OpenAI-compatible endpoint
     replay:<file>.parquet                                       recorded scores and answers
-    artifact:<file>[#bits=3]                                    a slice of a quantized model of ours
+    artifact:<file>[#bits=3&quant=int8]                         a slice of a quantized model of ours
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FILES: tuple[PlaceKind, ...] = ("local", "gguf", "replay", "artifact")
 DEFAULTS = ("loopback", "packages", "hub", "cwd")
 """Words an allow list may hold beside hosts, folders and packages; `default` stands for all of them."""
 
-LOAD_OPTIONS = ("dtype", "device", "threads", "thinking")
+LOAD_OPTIONS = ("dtype", "device", "threads", "thinking", "quant")
 QUANT = ("int8",)
 ENDPOINT_OPTIONS = (
     *("api_key_env", "concurrency", "timeout", "deadline"),
@@ -102,11 +102,7 @@ def parse(uri: str) -> Place:
 
 def _weights(uri: str, rest: str, scheme: str) -> Place:
     """A hub name, a folder or a file of weights."""
-    name, options = _fragment(uri, rest, (*LOAD_OPTIONS, "quant"))
-    if options.get("quant", QUANT[0]) not in QUANT:
-        raise ModelError(
-            f"{uri}: quant is {', '.join(QUANT)}; for fewer bits, make an artifact: sqluice models quantize"
-        )
+    name, options = _fragment(uri, rest)
     suffix = Path(name).suffix.lower()
     if scheme == "gguf" or (suffix == ".gguf" and scheme == ""):
         if "quant" in options:
@@ -156,6 +152,10 @@ def _fragment(uri: str, rest: str, known: tuple[str, ...] = LOAD_OPTIONS) -> tup
     for number in ("threads", "thinking"):
         if not options.get(number, "0").isdigit():
             raise ModelError(f"{uri}: {number} takes a whole number")
+    if options.get("quant", QUANT[0]) not in QUANT:
+        raise ModelError(
+            f"{uri}: quant is {', '.join(QUANT)}; for fewer bits, make an artifact: sqluice models quantize"
+        )
     if not _BITS.fullmatch(options.get("bits", "8")):
         raise ModelError(f"{uri}: bits takes a number such as 3 or 3.5")
     return name, options

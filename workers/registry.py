@@ -254,18 +254,23 @@ def _load_weights(place: Place, options: LoadOptions) -> Model:
     revision = place.revision or None
     how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
     how |= {"revision": revision, "thinking_tokens": options.thinking}
-    if options.quant:
-        from sqluice.workers import int8
+    return _opened(options, name, hf.load, how)
 
-        return int8.load(name, hf.load, **how)
-    return hf.load(name, **how)
+
+def _opened(options: LoadOptions, name: str, load: Callable[..., Model], how: dict[str, Any]) -> Model:
+    """What `load` gives, its products in the integers that the options name."""
+    if not options.quant:
+        return load(name, **how)
+    from sqluice.workers import int8
+
+    return int8.load(name, load, **how)
 
 
 def _load_package(place: Place, options: LoadOptions, progress: Callable[..., None] | None) -> Model:
     from sqluice.workers import package
 
     how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
-    return package.load(place.name, progress=progress, **how)
+    return _opened(options, place.name, package.load, {**how, "progress": progress})
 
 
 def _load_gguf(place: Place, options: LoadOptions) -> Model:
@@ -284,8 +289,8 @@ def _load_artifact(place: Place, options: LoadOptions) -> Model:
     from sqluice.workers.quant.serve import load_slice
 
     how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
-    bits = float(place.options.get("bits", "0"))
-    return load_slice(place.path, bits, thinking_tokens=options.thinking, **how)
+    how |= {"bits": float(place.options.get("bits", "0")), "thinking_tokens": options.thinking}
+    return _opened(options, str(place.path), load_slice, how)
 
 
 def _load_replay(place: Place) -> Model:

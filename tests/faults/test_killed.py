@@ -90,7 +90,7 @@ def test_what_a_killed_process_had_answered_is_not_asked_again(tmp_path: Path, p
 
 def test_a_process_that_is_stopped_by_ctrl_c_keeps_its_answers(tmp_path: Path) -> None:
     home, asked = tmp_path / "home", tmp_path / "asked"
-    process = start(home, asked, SECONDS="0.05")
+    process = start(home, asked, SECONDS="0.25")
     wait_for(asked, 80, process)
     stopped = time.monotonic()
     process.send_signal(signal.SIGINT)

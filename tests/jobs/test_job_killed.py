@@ -18,8 +18,9 @@ from sqluice.engine.jobs.api import state_of
 from sqluice.engine.jobs.driver import Job, JobState
 from sqluice.errors import OperationalError
 from sqluice.workers.ray_tasks import Tasks
+from support.scale import repeats
 
-KILLS = 20
+KILLS = repeats(8, 20)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ answers by the text alone.
 from __future__ import annotations
 
 import itertools
-import os
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -19,19 +18,18 @@ from property.compare import Pair, Result, shape
 from property.data import MANY, TEXT, Column, Table, tables
 from property.nested import Nested
 from property.queries import Statement, Statements
+from support.scale import repeats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-NIGHTLY = bool(os.environ.get("SQLUICE_NIGHTLY"))
 
 SHAPES: set[str] = set()
 RAISED: list[str] = []
 LEAST_SHAPES = 500
 MOST_BROKEN = 0.002
 """Share of statements on which DuckDB itself may break, so that there is nothing to compare with."""
-TIMES = 10 if NIGHTLY else 1
-BATCHES, NESTED, BATCH = 27 * TIMES, 19 * TIMES, 12
+TIMES = repeats(1, 10)
+BATCHES, NESTED, BATCH = 23 * TIMES, 15 * TIMES, 12
 WRITES = 4 * TIMES
 FIRST_NESTED, FIRST_WRITE = 1_002_005, 2_000_000
 SIZES = (0, 0, 0, 1, 1, 2)

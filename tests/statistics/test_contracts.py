@@ -16,6 +16,7 @@ from sqluice.optimizer.cascade import betting
 from sqluice.optimizer.cascade.learner import NULL, YES, Learner
 from sqluice.types import Contract
 from support.binomial import most_misses
+from support.scale import repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     Population = tuple[np.ndarray, np.ndarray, np.ndarray]
     Family = Callable[[np.random.Generator], Population]
 
-REPLAYS = 1000
+REPLAYS = repeats(400, 1000)
 DELTA = 0.05
 TARGET = 0.9
 BOTH = Contract(TARGET, TARGET, delta=DELTA)

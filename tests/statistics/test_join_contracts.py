@@ -15,6 +15,7 @@ from sqluice.optimizer.joins import block, classify, factor
 from sqluice.optimizer.joins.pairs import AskPairs, Pairs, ScoreLabels, run
 from sqluice.types import Contract
 from support.binomial import most_misses
+from support.scale import repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 DELTA = 0.05
 CONTRACT = Contract(0.9, 0.9, delta=DELTA)
-REPLAYS = 30
+REPLAYS = repeats(16, 30)
 
 
 def replay(pairs: Pairs, truth: np.ndarray, strategy: Strategy, chances: np.ndarray | None = None) -> Outcome | None:

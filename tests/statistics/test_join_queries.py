@@ -14,6 +14,7 @@ import pytest
 from sqluice.types import Completion, ModelInfo
 from support.binomial import most_misses
 from support.pairs import TOPICS, YES_NO, Pairwise, joining, run, scorer
+from support.scale import repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from sqluice import Connection
     from sqluice.types import Prompt
 
-SEEDS = 12
+SEEDS = repeats(6, 12)
 TARGET, DELTA = 0.9, 0.05
 
 

@@ -16,6 +16,7 @@ from test_quant_models import TEXTS, saved  # noqa: E402
 from sqluice.errors import ModelError  # noqa: E402
 from sqluice.types import Prompt  # noqa: E402
 from sqluice.workers import int8  # noqa: E402
+from sqluice.workers.quant import runner  # noqa: E402
 from sqluice.workers.registry import LoadOptions, Registry  # noqa: E402
 
 if TYPE_CHECKING:
@@ -36,6 +37,18 @@ def test_a_layer_is_near_its_float_product() -> None:
     int8.convert(model)
     assert [type(one).__name__ for one in model] == ["Int8Linear", "Int8Linear"]
     assert float((model(x).detach() - whole).norm() / whole.norm()) < 0.03
+
+
+def test_a_loud_token_does_not_drown_the_others() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 48).requires_grad_(False)
+    x = torch.randn(9, 64)
+    model = torch.nn.Sequential(layer)
+    int8.convert(model)
+    quiet = model(x)[1:]
+    x[0] *= 1000
+    assert torch.equal(model(x)[1:], quiet), "what a row gets does not depend on the rows beside it"
+    assert float((quiet - layer(x)[1:]).norm() / quiet.norm()) < 0.03
 
 
 def test_an_encoder_in_int8(tmp_path: Path) -> None:
@@ -84,3 +97,14 @@ def test_other_files_and_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delattr(torch, "quantize_per_channel")
     with pytest.raises(ModelError, match="no int8 products for this processor"):
         registry(folder).load(f"hf:{folder}#quant=int8", CPU)
+
+
+def test_a_slice_of_an_artifact_in_int8(tmp_path: Path) -> None:
+    folder, path = saved(tmp_path / "bert", "bert"), tmp_path / "m.sq"
+    runner.quantize(str(folder), "nested", (3, 8), 16, TEXTS, path, device="cpu")
+    known = Registry([str(tmp_path)])
+    plain: Any = known.load(f"artifact:{path}#bits=3", LoadOptions(device="cpu", dtype="float32"))
+    found: Any = known.load(f"artifact:{path}#bits=3&quant=int8", CPU)
+    assert sum(type(one).__name__ == "Int8Linear" for one in found._model.modules()) >= 12
+    assert (plain.embed(TEXTS[:9]) * found.embed(TEXTS[:9])).sum(1).min() > 0.99
+    assert found.info.revision != plain.info.revision

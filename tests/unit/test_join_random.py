@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.pairs import Writing, joining, run
+from support.scale import repeats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sqluice import Connection
     from sqluice.types import Prompt
 
-SEEDS = 40
+SEEDS = repeats(20, 40)
 WORDS = ["red", "blue", "green", "old", "new", "round"]
 LINKS = ["{0}.k = {1}.k", "{0}.i < {1}.i", "{0}.k <> {1}.k", "abs({0}.i - {1}.i) < 3", "{0}.k + 1 = {1}.k"]
 OUTER = ["LEFT", "RIGHT", "FULL", "SEMI", "ANTI"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqluice.errors import DataError, WeightsError
 from sqluice.workers import thinking, torch_load
-from sqluice.workers.quant import artifact, checkpoint, pack, probe, slices
+from sqluice.workers.quant import artifact, checkpoint, pack, probe, products, slices
 from sqluice.workers.torch_load import Source
 
 if TYPE_CHECKING:
@@ -126,12 +126,18 @@ def plane_linear(held: Artifact, name: str, bits: int, device: str, dtype: Any, 
             empty = torch.empty(self.out_features if bias else 0, device="meta")
             self.bias = torch.nn.Parameter(empty, requires_grad=False) if bias else None
             self._dense: Any = None
+            rules = rules_of(facts, name, bits, tensors.__getitem__)
+            planes = planes_of(facts, name, bits, rules, tensors.__getitem__)
+            self._few = products.few_tokens(planes, rules, bits, facts["shape"], facts["group"])
 
         def dequantized(self) -> Any:
             """[out, in] in the dtype of the computation."""
             return weight_of(facts, name, bits, self.tensors.__getitem__).to(dtype)
 
         def forward(self, x: Any) -> Any:
+            if self._few is not None and x.numel() <= self._few.limit * self.in_features:
+                y = self._few(x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
+                return y if self.bias is None else y + self.bias
             if not dense:
                 return torch.nn.functional.linear(x, self.dequantized(), self.bias)
             if self._dense is None:
@@ -146,6 +152,13 @@ def plane_linear(held: Artifact, name: str, bits: int, device: str, dtype: Any, 
 
 def weight_of(facts: dict[str, Any], layer: str, bits: int, tensor: Callable[[str], Any]) -> Any:
     """Float32 [out, in] of a layer at a width; `tensor` gives what the file names."""
+    rules = rules_of(facts, layer, bits, tensor)
+    planes = planes_of(facts, layer, bits, rules, tensor)
+    return slices.weight(pack.unpack(planes, facts["shape"][1]), len(planes), rules, bits, facts["group"])
+
+
+def rules_of(facts: dict[str, Any], layer: str, bits: int, tensor: Callable[[str], Any]) -> dict[int, slices.Rule]:
+    """The rule of a width and of those it stands on."""
     rules = {}
     width = bits
     while width:
@@ -153,9 +166,14 @@ def weight_of(facts: dict[str, Any], layer: str, bits: int, tensor: Callable[[st
         named = {key: tensor(f"layers/{layer}/{width}.{key}") for key in said["tensors"]}
         rules[width] = slices.Rule(said["name"], width, named, said["base"])
         width = said["base"]
-    read = slices.planes_read(rules, bits, facts["planes"])
-    codes = pack.unpack([tensor(f"layers/{layer}/plane.{at}") for at in range(read)], facts["shape"][1])
-    return slices.weight(codes, read, rules, bits, facts["group"])
+    return rules
+
+
+def planes_of(
+    facts: dict[str, Any], layer: str, bits: int, rules: dict[int, slices.Rule], tensor: Callable[[str], Any]
+) -> list[Any]:
+    """The planes that a width reads, most significant first."""
+    return [tensor(f"layers/{layer}/plane.{at}") for at in range(slices.planes_read(rules, bits, facts["planes"]))]
 
 
 def verify(path: Path | str) -> dict[str, Any]:

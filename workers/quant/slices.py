@@ -99,6 +99,24 @@ def weight(codes: Any, read: int, rules: dict[int, Rule], bits: int, group: int,
     return _affine(codes, rule, group, kind)
 
 
+def coefficients(rules: dict[int, Rule], bits: int) -> Any:
+    """Float32 [bits + 1, groups, out] with `weight = c_0 + sum_i c_i bit_i`, for every rule that is linear in the bits
+    of a weight; None for `rounded` and `paths`."""
+    import torch
+
+    rule = rule_of(rules, bits)
+    if rule.name == "planes":
+        return rule.tensors["c"].float()
+    if rule.name not in ("affine", "tail"):
+        return None
+    scale, offset = rule.tensors["scale"].float(), rule.tensors["offset"].float()
+    steps = torch.stack([scale * 2**at for at in reversed(range(bits - rule.base))])
+    if not rule.base:
+        return torch.cat([offset[None], steps])
+    low = coefficients(rules, rule.base)
+    return None if low is None else torch.cat([(low[0] + offset)[None], low[1:], steps])
+
+
 def rounded(codes: Any, planes: int, bits: int) -> Any:
     """MatQuant's slice: the first `bits` bits of a code of `planes`, rounded by the next one, clamped."""
     if bits == planes:

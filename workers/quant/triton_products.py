@@ -1,0 +1,162 @@
+"""Products of a slice on a GPU, from its bit planes: a tile of weights is made in registers and multiplied there.
+
+Both kernels compute `y = x W^T` [tokens, out] for x [tokens, in] from planes int32 [out, words] (`pack`: column
+32 w + j in bit j of word w), b words for 32 weights instead of 64 bytes. A program owns `ROWS` tokens and `OUTS`
+outputs and walks over the columns, a group at a time; sums are float32.
+
+- `planes`: coefficients float16 or float32 [b + 1, groups, out], `W = c_0 + sum_i c_i bit_i` (`slices.coefficients`;
+  the product of BPDQ, arXiv 2602.04163, and of every uniform grid);
+- `paths`: `y = sum_i g_i * (B_i (h_i * x))`, B_i of -1 and +1 (RaBiT, arXiv 2602.05367).
+
+Imported on CUDA only, and by tests: TRITON_INTERPRET=1 runs both on a CPU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import triton
+import triton.language as tl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GROUPS = (32, 64, 128, 256)
+"""Groups that `planes` walks by: whole words, and a tile of weights that fits into registers."""
+ROWS = 16
+OUTS = 32
+PATH_COLUMNS = 128
+
+
+@triton.jit
+def _planes_kernel(
+    x,
+    planes,
+    c,
+    y,
+    tokens,
+    width,
+    out,
+    words,
+    groups,
+    count: tl.constexpr,
+    span: tl.constexpr,
+    height: tl.constexpr,
+    breadth: tl.constexpr,
+):
+    rows = tl.program_id(0) * height + tl.arange(0, height)
+    outs = tl.program_id(1) * breadth + tl.arange(0, breadth)
+    here = outs < out
+    total = tl.zeros((height, breadth), tl.float32)
+    for group in range(groups):
+        word = group * (span // 32) + tl.arange(0, span // 32)
+        held = here[:, None] & (word < words)[None, :]
+        weight = tl.zeros((breadth, span), tl.float32)
+        weight += tl.load(c + group * out + outs, here, 0.0).to(tl.float32)[:, None]
+        for at in tl.static_range(count):
+            packed = tl.load(planes[at] + outs[:, None] * words + word[None, :], held, 0)
+            bits = (packed[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1
+            scale = tl.load(c + ((at + 1) * groups + group) * out + outs, here, 0.0).to(tl.float32)
+            weight += scale[:, None] * tl.reshape(bits, (breadth, span)).to(tl.float32)
+        columns = group * span + tl.arange(0, span)
+        given = tl.load(
+            x + rows[:, None] * width + columns[None, :], (rows < tokens)[:, None] & (columns < width)[None, :], 0.0
+        )
+        total = tl.dot(given, tl.trans(weight.to(given.dtype)), total, input_precision="ieee")
+    tl.store(
+        y + rows[:, None] * out + outs[None, :], total.to(y.dtype.element_ty), (rows < tokens)[:, None] & here[None, :]
+    )
+
+
+@triton.jit
+def _paths_kernel(
+    x,
+    planes,
+    g,
+    h,
+    y,
+    tokens,
+    width,
+    out,
+    words,
+    count: tl.constexpr,
+    span: tl.constexpr,
+    height: tl.constexpr,
+    breadth: tl.constexpr,
+):
+    rows = tl.program_id(0) * height + tl.arange(0, height)
+    outs = tl.program_id(1) * breadth + tl.arange(0, breadth)
+    here = outs < out
+    total = tl.zeros((height, breadth), tl.float32)
+    for at in tl.static_range(count):
+        path = tl.zeros((height, breadth), tl.float32)
+        for start in range(0, width, span):
+            word = start // 32 + tl.arange(0, span // 32)
+            packed = tl.load(
+                planes[at] + outs[:, None] * words + word[None, :], here[:, None] & (word < words)[None, :], 0
+            )
+            bits = (packed[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1
+            columns = start + tl.arange(0, span)
+            inside = columns < width
+            given = tl.load(
+                x + rows[:, None] * width + columns[None, :], (rows < tokens)[:, None] & inside[None, :], 0.0
+            )
+            scale = tl.load(h + at * width + columns, inside, 0.0).to(tl.float32)
+            scaled = (given.to(tl.float32) * scale[None, :]).to(given.dtype)
+            signs = (2 * tl.reshape(bits, (breadth, span)) - 1).to(given.dtype)
+            path = tl.dot(scaled, tl.trans(signs), path, input_precision="ieee")
+        total += path * tl.load(g + at * out + outs, here, 0.0).to(tl.float32)[None, :]
+    tl.store(
+        y + rows[:, None] * out + outs[None, :], total.to(y.dtype.element_ty), (rows < tokens)[:, None] & here[None, :]
+    )
+
+
+def planes_product(x: Any, planes: Sequence[Any], c: Any, group: int) -> Any:
+    """[tokens, out] in the dtype of x [tokens, in], contiguous; `planes` and `c` as the module says, most significant
+    first. `group` is one of `GROUPS`."""
+    tokens, width, out, words, y = _shapes(x, planes)
+    grid = (triton.cdiv(tokens, ROWS), triton.cdiv(out, OUTS))
+    _planes_kernel[grid](
+        x,
+        tuple(planes),
+        c,
+        y,
+        tokens,
+        width,
+        out,
+        words,
+        c.shape[1],
+        count=len(planes),
+        span=group,
+        height=ROWS,
+        breadth=OUTS,
+    )
+    return y
+
+
+def paths_product(x: Any, planes: Sequence[Any], g: Any, h: Any) -> Any:
+    """[tokens, out] in the dtype of x [tokens, in], contiguous; g [b, out] and h [b, in]."""
+    tokens, width, out, words, y = _shapes(x, planes)
+    grid = (triton.cdiv(tokens, ROWS), triton.cdiv(out, OUTS))
+    _paths_kernel[grid](
+        x,
+        tuple(planes),
+        g,
+        h,
+        y,
+        tokens,
+        width,
+        out,
+        words,
+        count=len(planes),
+        span=PATH_COLUMNS,
+        height=ROWS,
+        breadth=OUTS,
+    )
+    return y
+
+
+def _shapes(x: Any, planes: Sequence[Any]) -> tuple[int, int, int, int, Any]:
+    tokens, width = x.shape
+    out, words = planes[0].shape
+    return tokens, width, out, words, x.new_empty(tokens, out)
