@@ -8,8 +8,8 @@ Per shape (out x in) and number of tokens: microseconds of float32 and bfloat16 
 product and of `#quant=int8` as `workers/int8.py` has it; on CUDA also of the kernels on bit planes. Weights are cycled,
 so that they come from memory as those of a model do. `bytes` are what a product must move (weights and coefficients,
 inputs, outputs); `roofline` is the least time that this machine's memory and arithmetic allow for it over the time
-taken: 1 is the best there can be. Both are measured in the same run (`machine`), arithmetic as the fastest large product
-of floats, for int8 of integers. `speedup` is over the faster of the two dense products.
+taken: 1 is the best there can be. Both are measured in the same run (`machine`), arithmetic as the fastest large
+product of floats, for int8 of integers. `speedup` is over the faster of the two dense products.
 """
 
 from __future__ import annotations
