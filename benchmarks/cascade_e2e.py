@@ -2,13 +2,14 @@
 
 Usage::
 
-    python benchmarks/cascade_e2e.py --data FILE.parquet [--rows N] [--oracle URI] [--recall .9 --precision .9]
-        [--accuracy .9] [--json]
+    python benchmarks/cascade_e2e.py --data FILE.parquet [--rows N] [--oracle URI] [--proxy URI]
+        [--recall .9 --precision .9] [--accuracy .9] [--json]
 
 FILE has the columns `text` and `label`. With labels positive and negative the question is AI_FILTER and F1 that of
 positive; with others it is AI_CLASSIFY and the mean F1 of all labels. The proxy needs no training: how near the text's
-embedding is to those of the labels. `cascade` has the embedding head and no proxy (the default), `cascade-proxy` the
-proxy and no head, `cascade-both` both. Nothing is cached; models are loaded before the clock starts.
+embedding is to those of the labels; `--proxy` names another model. `cascade` has the embedding head and no proxy (the
+default), `cascade-proxy` the proxy and no head, `cascade-both` both. Nothing is cached; models are loaded before the
+clock starts.
 """
 
 from __future__ import annotations
@@ -83,17 +84,31 @@ def f1(found: Sequence[Any], true: Sequence[Any], labels: Sequence[Any]) -> floa
     return float(np.mean(values))
 
 
+def folders(*uris: str) -> list[str]:
+    """Where the artifacts among `uris` lie."""
+    files = [Path(uri.removeprefix("artifact:").partition("#")[0]) for uri in uris if uri.startswith("artifact:")]
+    return [str(file.resolve().parent) for file in files]
+
+
+def modes_with(proxy: str) -> dict[str, dict[str, str]]:
+    """`MODES` with the model `proxy` in the place of the nearest label."""
+    return {
+        mode: {name: proxy if one == "nearest" else one for name, one in how.items()} for mode, how in MODES.items()
+    }
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rows", type=int)
     parser.add_argument("--oracle", default="package:default")
+    parser.add_argument("--proxy", default="nearest", help="a model's URI")
     for name in ("recall", "precision", "accuracy"):
         parser.add_argument(f"--{name}", type=float, default=0.9)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    con = sqluice.connect(ai_cache="off")
+    con = sqluice.connect(ai_cache="off", allow_models=["default", *folders(args.oracle, args.proxy)])
     con.register_model("nearest", Nearest(sqluice.connect(ai_cache="memory")))
     con.register_model("blind", Blind())
     limit = "" if args.rows is None else f"USING SAMPLE {args.rows} ROWS (reservoir, 7)"
@@ -113,10 +128,13 @@ def main() -> None:
     }
     for warm in ("SELECT AI_EMBED('a')", f"SELECT {question} FROM (SELECT 'a' AS text)"):
         timed(con, f"SELECT 1, ({warm})", {**settings, "ai_mode": "exact"})
+    timed(
+        con, f"SELECT {question} FROM (SELECT 'a' AS text)", {**settings, "ai_mode": "exact", "ai_oracle": args.proxy}
+    )
     truth = {row: (label == "positive" if is_filter else label) for row, label in gold.items()}
     wanted = [True] if is_filter else labels
     modes, oracle = [], {}
-    for mode, how in MODES.items():
+    for mode, how in modes_with(args.proxy).items():
         rows, report, seconds = timed(con, sql, {**settings, **how})
         found = dict(rows)
         oracle = oracle or found

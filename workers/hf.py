@@ -440,10 +440,10 @@ def load(
 
 
 def open_text(source: Source, dtype: Any) -> tuple[Any, Any]:
-    """Tokenizer and model as transformers gives them; a GGUF file is dequantised."""
+    """Tokenizer and model as transformers gives them; GGUF and compressed-tensors are dequantised."""
     import transformers
 
-    packed = {"quantization_config": transformers.GgufConfig(dequantize=True)} if source.gguf else {}
+    packed = torch_load.dequantizing(source)
     try:
         with torch_load.quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source.where)

@@ -90,10 +90,11 @@ def load(source: Source, dtype: str, device: str) -> Model:
     """The encoder at `source`; `WeightsError` when it cannot be loaded."""
     from transformers import AutoModel
 
+    packed = torch_load.dequantizing(source)
     kind = torch_load.dtype_of("float32" if dtype == "auto" and device == "cpu" else dtype, device)
     try:
         with torch_load.quiet():
-            model = AutoModel.from_pretrained(**source.where, dtype=kind, use_safetensors=True)
+            model = AutoModel.from_pretrained(**source.where, **packed, dtype=kind, use_safetensors=True)
     except Exception as error:
         raise torch_load.unreadable(source, error) from error
     return embedder(source.name, source, model, device, (torch_load.digest(source),))

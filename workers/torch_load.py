@@ -200,6 +200,44 @@ def open_config(source: Source) -> Any:
         raise unreadable(source, error) from error
 
 
+def dequantizing(source: Source) -> dict[str, Any]:
+    """Arguments for `from_pretrained` that give float weights of a checkpoint stored in fewer bits.
+
+    GGUF and compressed-tensors are dequantised on load. Other formats are left to transformers; `ModelError` where it
+    would need packages that are not here.
+    """
+    import transformers
+
+    if source.gguf:
+        return {"quantization_config": transformers.GgufConfig(dequantize=True)}
+    method = stored_as(source)
+    if method == "compressed-tensors":
+        _need(source, method, "compressed_tensors")
+        return {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
+    if method in ("gptq", "awq"):
+        _need(source, method, "gptqmodel", "optimum")
+    return {}
+
+
+def stored_as(source: Source) -> str:
+    """The quantization method that a checkpoint's own configuration names; empty for float weights."""
+    try:
+        said = json.loads((source.folder / "config.json").read_text()).get("quantization_config") or {}
+    except (OSError, ValueError):
+        return ""
+    return str(said.get("quant_method", ""))
+
+
+def _need(source: Source, method: str, *modules: str) -> None:
+    absent = [name for name in modules if importlib.util.find_spec(name) is None]
+    if absent:
+        names = " ".join(name.replace("_", "-") for name in absent)
+        raise ModelError(
+            f"{source.name} is a checkpoint in {method} and takes packages that are not installed: pip install {names};"
+            " or name the float checkpoint it was made from, and store that in fewer bits: sqluice models quantize"
+        )
+
+
 def is_encoder(settings: Any) -> bool:
     """Whether a configuration is of a model that makes vectors and writes nothing."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as WRITERS

@@ -165,6 +165,11 @@ class Checkpoint:
 def in_safetensors(source: Source, scratch: Path) -> Path:
     """A folder with the model in safetensors: the source's own, or a GGUF file dequantised into `scratch`."""
     if source.gguf is None:
+        method = torch_load.stored_as(source)
+        if method:
+            raise NotSupportedError(
+                f"{source.name} is stored in {method} already; name the float checkpoint that it was made from"
+            )
         return source.folder
     if (scratch / "done").is_file():
         return scratch
