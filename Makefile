@@ -46,7 +46,7 @@ format: install
 
 nightly: install
 	SQLUICE_NIGHTLY=1 $(BIN)/python -m pytest -m 'long or not long' tests/property tests/local tests/statistics tests/jobs \
-	  tests/unit/test_join_random.py
+	  tests/unit/test_join_random.py tests/unit/test_quant_distill.py
 
 complete: install
 	PYTHONPATH=tests $(BIN)/python -m sql.runner --complete $(FILE)

@@ -21,7 +21,7 @@ from support.numbers import BLUR, Embedder, Model, noise, quality, values
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROWS = 16_000
+ROWS = 12_000
 SQL = "SELECT id FROM input WHERE AI_FILTER(PROMPT('is {0} positive?', s))"
 LABELS = ["a", "b", "c"]
 
@@ -39,7 +39,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(learning, "SAMPLE_ROWS", 4000)
+    monkeypatch.setattr(learning, "SAMPLE_ROWS", 3000)
     monkeypatch.setenv("SQLUICE_HOME", str(tmp_path / "home"))
 
 

@@ -46,6 +46,7 @@ def run_on_ray(address: str, pattern: str, out: str, home: str) -> None:
     Job(job, Path(out), lambda function: Tasks(function, address), resume=True).run()
 
 
+@pytest.mark.long
 def test_a_driver_killed_while_its_tasks_run_on_ray(cluster: str, tmp_path: Path, processes: Any) -> None:
     pattern, out, home = make_input(tmp_path / "in"), tmp_path / "out", str(tmp_path / "home")
     process = processes.Process(target=run_on_ray, args=(cluster, pattern, str(out), home))

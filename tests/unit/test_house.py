@@ -72,7 +72,8 @@ def test_every_test_file_says_what_it_tests(path: Path) -> None:
 def test_functions_take_few_arguments(path: Path) -> None:
     many = []
     for node in ast.walk(ast.parse(text_of(path))):
-        if isinstance(node, ast.FunctionDef):
+        kernel = isinstance(node, ast.FunctionDef) and "triton.jit" in map(ast.unparse, node.decorator_list)
+        if isinstance(node, ast.FunctionDef) and not kernel:  # a GPU's kernel takes every pointer and size by itself
             given = [*node.args.posonlyargs, *node.args.args]
             many += [node.name] if len(given) > MOST_ARGUMENTS else []
     assert many == []

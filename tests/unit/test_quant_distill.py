@@ -43,7 +43,7 @@ def test_gradients_go_straight_through_and_are_exact_for_the_scales() -> None:
     assert torch.allclose(columns.grad, again[1].grad, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("kind", [pytest.param("bert", marks=pytest.mark.long), "llama"])
 def test_a_small_model_learns_from_its_base(kind: str, tmp_path: Path) -> None:
     folder = saved(tmp_path / "model", kind)
     before = runner.quantize(str(folder), "rabit", (2,), 16, TEXTS, tmp_path / "m.sq", device="cpu")
