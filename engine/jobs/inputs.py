@@ -21,6 +21,10 @@ LEAST_ROWS, MOST_ROWS = 1_000, 100_000
 """Rows of a partition when nobody says how many partitions there are."""
 
 _NAMED = re.compile(r"([A-Za-z_]\w*)=(.+)", re.DOTALL)
+_OPENS = re.compile(
+    r"\s*(LOAD|INSTALL|ATTACH|SET\s+(?!ai_)|CREATE\s+(OR\s+REPLACE\s+)?(PERSISTENT\s+|TEMPORARY\s+|TEMP\s+)?SECRET)\b",
+    re.IGNORECASE,
+)
 _READERS = {".parquet": "read_parquet", ".csv": "read_csv", ".tsv": "read_csv", ".json": "read_json"}
 _MORE = {".jsonl": "read_json", ".ndjson": "read_json", ".gz": "read_csv"}
 
@@ -72,6 +76,19 @@ class Partition:
     def name(self) -> str:
         """What its record and its rows are called."""
         return f"{self.number:05d}"
+
+
+def opens(statement: str) -> bool:
+    """Whether a statement may decide which files can be read: it runs before any is looked for."""
+    return _OPENS.match(statement) is not None
+
+
+def run(con: duckdb.DuckDBPyConnection, statement: str) -> None:
+    """Run a statement that `opens`; an error of `sqluice.errors` when it fails."""
+    try:
+        con.execute(statement)
+    except duckdb.Error as error:
+        raise translate(error) from error
 
 
 def text(value: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqluice.engine.jobs.inputs import text
+from sqluice.engine.jobs.inputs import opens, text
 from sqluice.engine.policies import Shared
 from sqluice.errors import Error
 
@@ -80,10 +80,13 @@ def connected(work: Work, shared: Shared | None = None) -> Connection:
         con._session.runner.shared = shared  # noqa: SLF001 - nobody else shares cascades
     for name, model in work.models.items():
         con.register_model(name, model)
+    for statement in filter(opens, work.before):
+        con.execute(statement)
     for name, select in work.views.items():
         con.execute(f'CREATE TEMP VIEW "{name}" AS {select}')
     for statement in work.before:
-        con.execute(statement)
+        if not opens(statement):
+            con.execute(statement)
     return con
 
 

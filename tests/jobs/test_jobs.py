@@ -19,6 +19,7 @@ from sqluice.engine.cli import main
 from sqluice.engine.jobs.api import run_job, state_of
 from sqluice.engine.jobs.driver import Job, JobState
 from sqluice.engine.jobs.folder import JobFolder
+from sqluice.engine.jobs.inputs import opens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +79,36 @@ def test_statements_before_the_query_run_in_every_partition(pattern: str, tmp_pa
     sql = "CREATE MACRO twice(x) AS x * 2; SELECT twice(id) AS id FROM input WHERE AI_FILTER(text)"
     run(pattern, tmp_path / "out", sql)
     assert rows(tmp_path / "out") == [(2 * i,) for i, _ in expected()]
+
+
+def test_statements_that_say_which_files_can_be_read_run_before_files_are_looked_for(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _, names = pattern.rpartition("/")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sqluice.OperationalError, match=r"no file|cannot be read"):
+        run(names, tmp_path / "nowhere")
+    sql = f"SET file_search_path = '{folder}'; SET ai_seed = 3; {FILTER}"
+    assert run(names, tmp_path / "out", sql).status == "done"
+    assert rows(tmp_path / "out") == expected()
+    with pytest.raises(sqluice.Error, match="no_such_setting"):
+        run(names, tmp_path / "wrong", f"SET no_such_setting = 1; {FILTER}")
+
+
+@pytest.mark.parametrize(
+    ("statement", "first"),
+    [
+        ("CREATE SECRET s (TYPE s3)", True),
+        ("create or replace persistent secret (TYPE s3)", True),
+        ("LOAD httpfs", True),
+        ("SET s3_region = 'x'", True),
+        ("SET ai_seed = 1", False),
+        ("CREATE TABLE secret (i INT)", False),
+        ("CREATE MACRO twice(x) AS 2 * x", False),
+    ],
+)
+def test_which_statements_these_are(statement: str, first: bool) -> None:
+    assert opens(statement) is first
 
 
 def test_a_partition_that_fails_leaves_the_others(pattern: str, tmp_path: Path) -> None:
