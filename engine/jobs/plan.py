@@ -99,9 +99,9 @@ def plan(request: Request) -> Plan:
     for one in request.inputs:
         _ = one.reader  # refuses files of another kind
     with duckdb.connect() as duck:
-        for one in filter(inputs.opens, before):
-            inputs.run(duck, one)
-        found = {given.name: inputs.files(duck, given) for given in request.inputs}
+        for told in filter(inputs.opens, before):
+            inputs.run(duck, told)
+        found = {one.name: inputs.files(duck, one) for one in request.inputs}
         driving = request.inputs[0]
         cut = inputs.partitions(duck, driving, found[driving.name], request.partitions)
     views = {one.name: inputs.relation(one, found[one.name]) for one in request.inputs}

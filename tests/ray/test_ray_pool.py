@@ -64,7 +64,7 @@ def test_every_function_answers_the_same_at_any_number_of_workers(on_workers: Co
     model = scripted("oracle", "percent 40 nan=13 raises=37 cut=71")
     answers = {
         where: [rows(on_workers(model, where), sql) for sql in QUERIES]
-        for where in ("local", TWO, "ray?workers=4&cpus=0.25")
+        for where in ("local", "ray?workers=1&cpus=0.5", TWO, "ray?workers=4&cpus=0.25")
     }
     assert answers.pop("local") == (first := answers.popitem()[1])
     assert all(one == first for one in answers.values())
