@@ -29,6 +29,28 @@ PATH_COLUMNS = 128
 
 
 @triton.jit
+def _bits(plane, outs, out, word, words, breadth: tl.constexpr, span: tl.constexpr):
+    """[breadth, span]: the bits of the outputs `outs` in the words `word` of a plane, 0 past its edges."""
+    held = (outs < out)[:, None] & (word < words)[None, :]
+    packed = tl.load(plane + outs[:, None] * words + word[None, :], held, 0)
+    bits = (packed[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1
+    return tl.reshape(bits, (breadth, span))
+
+
+@triton.jit
+def _given(x, rows, tokens, columns, width):
+    """[rows, columns] of the inputs, 0 past their edges."""
+    inside = (rows < tokens)[:, None] & (columns < width)[None, :]
+    return tl.load(x + rows[:, None] * width + columns[None, :], inside, 0.0)
+
+
+@triton.jit
+def _put(y, rows, tokens, outs, out, total):
+    inside = (rows < tokens)[:, None] & (outs < out)[None, :]
+    tl.store(y + rows[:, None] * out + outs[None, :], total.to(y.dtype.element_ty), inside)
+
+
+@triton.jit
 def _planes_kernel(
     x,
     planes,
@@ -46,26 +68,18 @@ def _planes_kernel(
 ):
     rows = tl.program_id(0) * height + tl.arange(0, height)
     outs = tl.program_id(1) * breadth + tl.arange(0, breadth)
-    here = outs < out
     total = tl.zeros((height, breadth), tl.float32)
     for group in range(groups):
         word = group * (span // 32) + tl.arange(0, span // 32)
-        held = here[:, None] & (word < words)[None, :]
         weight = tl.zeros((breadth, span), tl.float32)
-        weight += tl.load(c + group * out + outs, here, 0.0).to(tl.float32)[:, None]
+        weight += tl.load(c + group * out + outs, outs < out, 0.0).to(tl.float32)[:, None]
         for at in tl.static_range(count):
-            packed = tl.load(planes[at] + outs[:, None] * words + word[None, :], held, 0)
-            bits = (packed[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1
-            scale = tl.load(c + ((at + 1) * groups + group) * out + outs, here, 0.0).to(tl.float32)
-            weight += scale[:, None] * tl.reshape(bits, (breadth, span)).to(tl.float32)
-        columns = group * span + tl.arange(0, span)
-        given = tl.load(
-            x + rows[:, None] * width + columns[None, :], (rows < tokens)[:, None] & (columns < width)[None, :], 0.0
-        )
+            bits = _bits(planes[at], outs, out, word, words, breadth, span)
+            scale = tl.load(c + ((at + 1) * groups + group) * out + outs, outs < out, 0.0).to(tl.float32)
+            weight += scale[:, None] * bits.to(tl.float32)
+        given = _given(x, rows, tokens, group * span + tl.arange(0, span), width)
         total = tl.dot(given, tl.trans(weight.to(given.dtype)), total, input_precision="ieee")
-    tl.store(
-        y + rows[:, None] * out + outs[None, :], total.to(y.dtype.element_ty), (rows < tokens)[:, None] & here[None, :]
-    )
+    _put(y, rows, tokens, outs, out, total)
 
 
 @triton.jit
@@ -86,29 +100,18 @@ def _paths_kernel(
 ):
     rows = tl.program_id(0) * height + tl.arange(0, height)
     outs = tl.program_id(1) * breadth + tl.arange(0, breadth)
-    here = outs < out
     total = tl.zeros((height, breadth), tl.float32)
     for at in tl.static_range(count):
         path = tl.zeros((height, breadth), tl.float32)
         for start in range(0, width, span):
-            word = start // 32 + tl.arange(0, span // 32)
-            packed = tl.load(
-                planes[at] + outs[:, None] * words + word[None, :], here[:, None] & (word < words)[None, :], 0
-            )
-            bits = (packed[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1
+            bits = _bits(planes[at], outs, out, start // 32 + tl.arange(0, span // 32), words, breadth, span)
             columns = start + tl.arange(0, span)
-            inside = columns < width
-            given = tl.load(
-                x + rows[:, None] * width + columns[None, :], (rows < tokens)[:, None] & inside[None, :], 0.0
-            )
-            scale = tl.load(h + at * width + columns, inside, 0.0).to(tl.float32)
+            given = _given(x, rows, tokens, columns, width)
+            scale = tl.load(h + at * width + columns, columns < width, 0.0).to(tl.float32)
             scaled = (given.to(tl.float32) * scale[None, :]).to(given.dtype)
-            signs = (2 * tl.reshape(bits, (breadth, span)) - 1).to(given.dtype)
-            path = tl.dot(scaled, tl.trans(signs), path, input_precision="ieee")
-        total += path * tl.load(g + at * out + outs, here, 0.0).to(tl.float32)[None, :]
-    tl.store(
-        y + rows[:, None] * out + outs[None, :], total.to(y.dtype.element_ty), (rows < tokens)[:, None] & here[None, :]
-    )
+            path = tl.dot(scaled, tl.trans((2 * bits - 1).to(given.dtype)), path, input_precision="ieee")
+        total += path * tl.load(g + at * out + outs, outs < out, 0.0).to(tl.float32)[None, :]
+    _put(y, rows, tokens, outs, out, total)
 
 
 def planes_product(x: Any, planes: Sequence[Any], c: Any, group: int) -> Any:
