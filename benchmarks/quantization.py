@@ -11,7 +11,8 @@ and perhaps `label`; without it the texts are the project's own reviews and docu
 measure. Each row names its `task`:
 
 - `neighbours`: share of each text's ten nearest texts that stay; `similarity`: correlation of all pairs' similarities;
-- `perplexity` of held-out text; `labels`: accuracy of "Is this review positive?" on texts labelled so.
+- `perplexity` of held-out text; `labels`: accuracy of "Is this review positive?" on texts labelled so;
+- `writing`: tokens written per second of CPU time, one text at a time.
 
 `layer_error` is the relative error of layers' outputs on held-out activations, mean over layers. `bits_per_weight`
 counts what a reader of the width reads for the quantized layers, coefficients included; `bytes` what it reads of the
@@ -53,6 +54,7 @@ RUNS = {
 }
 QUICK_RUNS = {**RUNS, "gptq": RUNS["gptq"][1:], "bpdq": ((3,), (2,)), "rabit": ((2,),)}
 QUICK_LAYERS = ("attention.self.query", "intermediate.dense", "output.dense")
+WRITTEN = 48
 POSITIVE = Prompt("Is this review positive? {0}", ("",), kind="filter")
 
 
@@ -162,6 +164,19 @@ def label_accuracy(model: Any, rows: Sequence[tuple[str, str]]) -> float:
     return right / len(rows)
 
 
+def writing(model: Any, texts: Sequence[str]) -> float:
+    """Tokens a second, one text at a time; the first is not timed."""
+    clock = Clock()
+    for at, text in enumerate(texts):
+        prompt = Prompt("Go on with this text: {0}", (text[:100],))
+        started = time.process_time()
+        (found,) = model.generate([prompt], max_tokens=WRITTEN)
+        if at:
+            clock.seconds += time.process_time() - started
+            clock.tokens += found.tokens_out
+    return clock.rate
+
+
 class Task:
     """What a model is measured on, and what the base model reached."""
 
@@ -186,6 +201,7 @@ class Task:
             found = {"perplexity": perplexity(model, self.texts, clock)}
             if self.labelled:
                 found["labels"] = label_accuracy(model, self.labelled)
+            found["writing"] = writing(model, self.texts[:5])
             rate = clock.rate
         if not self.base:
             self.base, self.rate = found, rate
