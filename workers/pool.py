@@ -4,7 +4,7 @@ A pool sorts and packs rows, keeps what one bad row costs down to that row, and 
 micro-batch that fails is halved until the rows that fail stand alone; a model that has not answered one of
 its first rows is given up. Models of ours may answer row by row themselves (`ask`, see `protocol.Asking`).
 
-`LocalPool` does all of it in this process. `ray_pool.RayPool` admits and packs in this process as well, and has
+`LocalPool` does all of it in this process. `ray.pool.RayPool` admits and packs in this process as well, and has
 each micro-batch `run` by a worker.
 """
 

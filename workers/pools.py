@@ -21,6 +21,6 @@ def pool_of(ai_workers: str) -> Pool:
 
 
 def _ray_pool(place: where.Where) -> Pool:
-    from sqluice.workers.ray_pool import RayPool
+    from sqluice.workers.ray.pool import RayPool
 
     return RayPool(place)

@@ -280,7 +280,7 @@ def _load_gguf(place: Place, options: LoadOptions) -> Model:
 
 
 def _load_http(place: Place) -> Model:
-    from sqluice.workers import http
+    from sqluice.workers.endpoints import http
 
     return cast("Model", http.load(place.name, place.model, place.options))
 

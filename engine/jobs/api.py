@@ -46,7 +46,7 @@ def run_job(
     `OperationalError` when partitions fail (what is finished is kept) and `InterruptedQueryError` when the job was
     cancelled.
     """
-    from sqluice.workers.ray_tasks import Tasks
+    from sqluice.workers.ray.tasks import Tasks
 
     request = Request(
         sql,

@@ -45,7 +45,7 @@ _SUMS = ("rows", "calls", "cached", "failed_rows", "tokens_in", "tokens_out", "c
 
 
 class Pool(Protocol):
-    """Where tasks run (`workers.ray_tasks.Tasks`)."""
+    """Where tasks run (`workers.ray.tasks.Tasks`)."""
 
     def room(self) -> int:
         """How many more tasks to submit now."""

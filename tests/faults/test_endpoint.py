@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import sqluice
-from sqluice.workers import http, registry, transport
+from sqluice.workers import registry
+from sqluice.workers.endpoints import http, transport
 from support import numbers, openai_server
 from support.openai_server import PASSING, Server
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pytest
 
 import sqluice
-from sqluice.workers import transport
+from sqluice.workers.endpoints import transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

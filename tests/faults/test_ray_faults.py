@@ -15,7 +15,7 @@ import pytest
 
 from sqluice.errors import BrokenModelError, InterruptedQueryError, ModelError
 from sqluice.workers.pools import pool_of
-from sqluice.workers.ray_peers import Limits
+from sqluice.workers.ray.peers import Limits
 from support.workers import Plan, Worked, asked, processes
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ def cluster() -> Iterator[str]:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     if str(TESTS) not in sys.path:
         sys.path.insert(0, str(TESTS))
-    from sqluice.workers.ray_cluster import join, leave
+    from sqluice.workers.ray.cluster import join, leave
     from sqluice.workers.where import Where
 
     leave()  # the Ray of other tests does not see these helpers

@@ -17,7 +17,7 @@ from jobs.work import COUNT, FILTER, ROWS, Here, expected, make_input, request, 
 from sqluice.engine.jobs.api import state_of
 from sqluice.engine.jobs.driver import Job, JobState
 from sqluice.errors import OperationalError
-from sqluice.workers.ray_tasks import Tasks
+from sqluice.workers.ray.tasks import Tasks
 from support.scale import repeats
 
 KILLS = repeats(8, 20)

@@ -13,7 +13,8 @@ import pytest
 
 from local.conftest import missing, opened
 from sqluice.types import Prompt
-from sqluice.workers import http, package, registry
+from sqluice.workers import package, registry
+from sqluice.workers.endpoints import http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ import pytest
 
 import sqluice
 from sqluice.errors import BrokenModelError, ModelError, OperationalError
-from sqluice.workers import ray_cluster
 from sqluice.workers.pools import pool_of
+from sqluice.workers.ray import cluster
 from support.scripted import scripted
 from support.workers import Plan, Worked, asked, processes
 
@@ -173,7 +173,7 @@ def test_no_cluster_no_answer() -> None:
     ray = pytest.importorskip("ray")
     if ray.is_initialized():
         with pytest.raises(OperationalError, match=r"no Ray cluster answers at ray://127.0.0.1:9"):
-            ray_cluster._reach("ray://127.0.0.1:9")
+            cluster._reach("ray://127.0.0.1:9")
         return
     with pytest.raises(OperationalError, match=r"no Ray cluster answers at ray://127.0.0.1:9"):
         connection.cursor().execute("SET ai_oracle = 'oracle'").execute(FILTER)

@@ -16,8 +16,8 @@ import pytest
 
 from sqluice.errors import InterruptedQueryError, ModelError
 from sqluice.types import Prompt
-from sqluice.workers import transport
-from sqluice.workers.http import Endpoint, load
+from sqluice.workers.endpoints import transport
+from sqluice.workers.endpoints.http import Endpoint, load
 from sqluice.workers.pool import LocalPool
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ import pytest
 import sqluice
 from sqluice.errors import BrokenModelError, InterruptedQueryError, ModelError
 from sqluice.types import Prompt
-from sqluice.workers import batch_api, http, rate_limits, registry, transport
-from sqluice.workers.json_answer import bare, misfit
-from sqluice.workers.limiter import Limiter
+from sqluice.workers import registry
+from sqluice.workers.endpoints import batch_api, http, rate_limits, transport
+from sqluice.workers.endpoints.json_answer import bare, misfit
+from sqluice.workers.endpoints.limiter import Limiter
 from sqluice.workers.pool import LocalPool
 from support import openai_server
 from support.openai_server import Server, said
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sqluice.workers.http import Endpoint
+    from sqluice.workers.endpoints.http import Endpoint
 
 KEY = "sk-not-for-your-eyes-0123456789"
 YES_NO = ("yes", "no")

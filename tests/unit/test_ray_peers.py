@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sqluice.types import Completion, Prompt
-from sqluice.workers.ray_peers import Limits, Peer, is_hung, is_slow, predicted, wants_copy
-from sqluice.workers.ray_wire import from_table, pack_values, to_table, unpack_values
+from sqluice.workers.ray.peers import Limits, Peer, is_hung, is_slow, predicted, wants_copy
+from sqluice.workers.ray.wire import from_table, pack_values, to_table, unpack_values
 
 LIMITS = Limits()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqluice.workers.ray_sizing import Tier, donors, first_size, fitting, missing, transfer
+from sqluice.workers.ray.sizing import Tier, donors, first_size, fitting, missing, transfer
 from sqluice.workers.where import Shape
 
 ONE = Shape(cpus=1.0)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from sqluice.errors import BrokenModelError
-from sqluice.workers.transport import RefusedError, Request, encoded, json_object
+from sqluice.workers.endpoints.transport import RefusedError, Request, encoded, json_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqluice.workers.transport import Transport
+    from sqluice.workers.endpoints.transport import Transport
 
 FIRST_POLL, LAST_POLL = 1.0, 30.0
 """Seconds between two looks at a batch: at first, and at most."""

@@ -27,12 +27,12 @@ import numpy as np
 
 from sqluice.errors import BrokenModelError, ModelError
 from sqluice.types import Completion, ModelInfo
-from sqluice.workers import batch_api, completions
 from sqluice.workers.chat import all_or_error
-from sqluice.workers.completions import Question, Usage, Ways
+from sqluice.workers.endpoints import batch_api, completions
+from sqluice.workers.endpoints.completions import Question, Usage, Ways
+from sqluice.workers.endpoints.transport import Limits, RefusedError, Transport, proxied
 from sqluice.workers.failures import describe
 from sqluice.workers.protocol import RETRY, Asked, Batch
-from sqluice.workers.transport import Limits, RefusedError, Transport, proxied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,15 +8,15 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from sqluice.errors import BrokenModelError, ModelError
-from sqluice.workers import ray_cluster
-from sqluice.workers.ray_peers import Peer
-from sqluice.workers.ray_wire import Broken, Facts, why
+from sqluice.workers.ray import cluster
+from sqluice.workers.ray.peers import Peer
+from sqluice.workers.ray.wire import Broken, Facts, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqluice.workers.ray_peers import Limits
-    from sqluice.workers.ray_worker import Descriptor
+    from sqluice.workers.ray.peers import Limits
+    from sqluice.workers.ray.worker import Descriptor
     from sqluice.workers.where import Shape
 
 REFRESH = 2.0
@@ -50,7 +50,7 @@ class Group:
 
     def peers(self) -> list[Peer]:
         """The workers there are. `BrokenModelError` when the cluster is gone."""
-        ray_cluster.check()
+        cluster.check()
         listing = self._listing
         if listing is not None and self.ray.wait([listing], timeout=0)[0]:
             self._listing = None
@@ -105,13 +105,13 @@ class Group:
         """End the workers, unless the cluster is gone and they with it."""
         self._peers = []
         with contextlib.suppress(BrokenModelError):
-            ray_cluster.check()
+            cluster.check()
             self._got(self._manager.close.remote(self._key))
 
     def demand(self, seconds: float) -> None:
         """Tell the manager how many seconds of work are queued here; from time to time, or when it is none."""
         now = time.monotonic()
-        if ray_cluster.is_gone() or (seconds and now - self._refreshed < REFRESH):
+        if cluster.is_gone() or (seconds and now - self._refreshed < REFRESH):
             return
         self._refreshed = now
         load = 0.0 if self.facts is None else self.facts.seconds_load
@@ -184,7 +184,7 @@ class Group:
         try:
             while not self.ray.wait([ref], timeout=WAIT)[0]:
                 check()
-                ray_cluster.check()
+                cluster.check()
             return self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
             return Broken(why(error))
@@ -193,7 +193,7 @@ class Group:
         """What the manager says."""
         try:
             while not self.ray.wait([ref], timeout=WAIT)[0]:
-                ray_cluster.check()
+                cluster.check()
             return self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
             raise BrokenModelError(f"the Ray workers of {self.name} are gone: {why(error)}") from error

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from sqluice.errors import BrokenModelError, ModelError
-from sqluice.workers import rate_limits
+from sqluice.workers.endpoints import rate_limits
+from sqluice.workers.endpoints.limiter import Limiter
 from sqluice.workers.failures import clean
-from sqluice.workers.limiter import Limiter
 from sqluice.workers.places import is_loopback
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Transport:
         import httpx
 
         if self._client is None:
-            from sqluice.workers.connections import Connections
+            from sqluice.workers.endpoints.connections import Connections
 
             n = self.limits.concurrency
             self._client = httpx.AsyncClient(

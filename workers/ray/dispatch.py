@@ -21,16 +21,16 @@ from sqluice.errors import BrokenModelError
 from sqluice.workers.batching import Growing
 from sqluice.workers.pool import GIVE_UP_AFTER, NOT_ASKED, Work, count, hand_over
 from sqluice.workers.protocol import WASTED, Batch
-from sqluice.workers.ray_group import WAIT
-from sqluice.workers.ray_peers import Peer, is_hung, is_slow, predicted, wants_copy
-from sqluice.workers.ray_wire import Broken, Reply, to_table, unpack_values, why
-from sqluice.workers.ray_worker import State, Terms
+from sqluice.workers.ray.group import WAIT
+from sqluice.workers.ray.peers import Peer, is_hung, is_slow, predicted, wants_copy
+from sqluice.workers.ray.wire import Broken, Reply, to_table, unpack_values, why
+from sqluice.workers.ray.worker import State, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqluice.workers.pool import Question
-    from sqluice.workers.ray_peers import Limits
+    from sqluice.workers.ray.peers import Limits
 
 LOOK = 0.25
 """Seconds between looks at how the workers do."""

@@ -11,7 +11,7 @@ from sqluice.errors import ModelError
 from sqluice.types import Completion
 from sqluice.workers.chat import messages, positions
 from sqluice.workers.choices import certain, named, scores, tokens_needed
-from sqluice.workers.json_answer import bare, instruction, misfit
+from sqluice.workers.endpoints.json_answer import bare, instruction, misfit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """One actor a job that places the workers of all models, so that everybody in the job asks the same workers.
 
 Workers of one model are placed all or none. Where a cluster has no room left, models that have more than one worker
-give some up (`ray_sizing`), by what is queued for them. Workers belong to this actor and end with it.
+give some up (`sizing`), by what is queued for them. Workers belong to this actor and end with it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqluice.workers.ray_sizing import Tier, donors, first_size, missing, transfer
-from sqluice.workers.ray_wire import Broken
-from sqluice.workers.ray_worker import GROUPS, Worker
+from sqluice.workers.ray.sizing import Tier, donors, first_size, missing, transfer
+from sqluice.workers.ray.wire import Broken
+from sqluice.workers.ray.worker import GROUPS, Worker
 
 if TYPE_CHECKING:
-    from sqluice.workers.ray_worker import Descriptor
+    from sqluice.workers.ray.worker import Descriptor
     from sqluice.workers.where import Shape
 
 NAME = "sqluice-manager"

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sqluice.errors import BrokenModelError
-from sqluice.workers import ray_cluster
 from sqluice.workers.admission import admit
 from sqluice.workers.checks import method_of, name_of
 from sqluice.workers.pool import (
@@ -31,13 +30,14 @@ from sqluice.workers.pool import (
     calibration,
     micro_batches,
 )
-from sqluice.workers.ray_dispatch import Dispatch
-from sqluice.workers.ray_group import Group
-from sqluice.workers.ray_manager import manager_of
-from sqluice.workers.ray_peers import Limits
-from sqluice.workers.ray_ship import pickled
-from sqluice.workers.ray_wire import Facts, to_table
-from sqluice.workers.ray_worker import Descriptor
+from sqluice.workers.ray import cluster
+from sqluice.workers.ray.dispatch import Dispatch
+from sqluice.workers.ray.group import Group
+from sqluice.workers.ray.manager import manager_of
+from sqluice.workers.ray.peers import Limits
+from sqluice.workers.ray.ship import pickled
+from sqluice.workers.ray.wire import Facts, to_table
+from sqluice.workers.ray.worker import Descriptor
 from sqluice.workers.registry import Recipe
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class RayPool(Pool):
         found = registry.find(uri, options)
         if isinstance(found, Recipe) and found.place.kind in ("http", "replay"):
             return found.load(progress)
-        with self._lock, ray_cluster.using():
+        with self._lock, cluster.using():
             if not self._joined():
                 return registry.load(uri, options, progress)
             shape = self._shape(role)
@@ -162,7 +162,7 @@ class RayPool(Pool):
     def ready(self) -> int:
         """Wait until all workers that this pool asked for are up, beyond the first of each model; how many there
         are."""
-        with ray_cluster.using():
+        with cluster.using():
             return sum(model.group.ready() for model in list(self._models.values()))
 
     def close(self) -> None:
@@ -171,7 +171,7 @@ class RayPool(Pool):
             models, self._models = list(self._models.values()), {}
             self._keys.clear()
             self._digests.clear()
-        with ray_cluster.using():
+        with cluster.using():
             for model in models if self._ray is not None and self._ray.is_initialized() else ():
                 model.group.close()
 
@@ -179,10 +179,10 @@ class RayPool(Pool):
     def _using(self, group: Group) -> Iterator[None]:
         """Workers that are lost are not asked again; the next query has new ones placed."""
         try:
-            with ray_cluster.using():
+            with cluster.using():
                 yield
         except BrokenModelError:
-            with ray_cluster.using():
+            with cluster.using():
                 self._models = {key: model for key, model in self._models.items() if model.group is not group}
                 self._doubted = True
                 group.close()
@@ -193,7 +193,7 @@ class RayPool(Pool):
         if self._ray is not None and self._ray.is_initialized() and not self._is_gone():
             return True
         self._models.clear()
-        self._ray = ray_cluster.join(self.where)
+        self._ray = cluster.join(self.where)
         if self._ray is None:
             return False
         self._manager = manager_of(self._ray)
@@ -201,7 +201,7 @@ class RayPool(Pool):
 
     def _is_gone(self) -> bool:
         """Whether the cluster, or what is left of it, has lost the manager; a Ray of this machine is ended then."""
-        if ray_cluster.is_gone():
+        if cluster.is_gone():
             return True
         if not self._doubted:
             return False
@@ -213,7 +213,7 @@ class RayPool(Pool):
                 return False
         except self._ray.exceptions.RayError:
             pass
-        ray_cluster.leave(only_own=True)
+        cluster.leave(only_own=True)
         return True
 
     def _shape(self, role: str) -> Shape:

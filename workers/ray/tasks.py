@@ -10,8 +10,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from sqluice.errors import OperationalError
-from sqluice.workers.ray_cluster import join
-from sqluice.workers.ray_manager import manager_of
+from sqluice.workers.ray.cluster import join
+from sqluice.workers.ray.manager import manager_of
 from sqluice.workers.where import Where
 
 if TYPE_CHECKING:

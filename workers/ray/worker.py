@@ -19,7 +19,7 @@ from sqluice.errors import InterruptedQueryError, ModelError
 from sqluice.types import ModelInfo
 from sqluice.workers.failures import describe
 from sqluice.workers.pool import Rows, Work, run
-from sqluice.workers.ray_wire import Broken, Facts, Reply, from_table, pack_values
+from sqluice.workers.ray.wire import Broken, Facts, Reply, from_table, pack_values
 
 if TYPE_CHECKING:
     from collections.abc import Container
