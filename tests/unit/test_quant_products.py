@@ -47,14 +47,16 @@ def test_signs_and_rounding_have_no_coefficients() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("method", "bits", "group"), [("rtn", 2, 32), ("gptq", 3, 32), ("gptq", 4, 64)])
+@pytest.mark.parametrize(
+    ("method", "bits", "group"), [("rtn", 2, 32), ("gptq", 3, 32), ("gptq", 4, 64), ("gptq", 4, 256)]
+)
 def test_the_packed_product_is_the_dense_one(method: str, bits: int, group: int, dtype: Any) -> None:
-    weight, hessian = layer(5, out=32, width=128)
+    weight, hessian = layer(5, out=32, width=192)
     found = methods.quantize(method, weight, hessian, (bits,), group)
-    few = products.few_tokens(pack.pack(found.codes, bits), found.rules, bits, (32, 128), group)
+    few = products.few_tokens(pack.pack(found.codes, bits), found.rules, bits, (32, 192), group)
     assert few is not None
     for tokens in (1, few.limit):
-        x = torch.randn(tokens, 128, generator=torch.Generator().manual_seed(tokens)).to(dtype)
+        x = torch.randn(tokens, 192, generator=torch.Generator().manual_seed(tokens)).to(dtype)
         expected = x.float() @ found.weight(bits).T
         gap = float((few(x).float() - expected).norm() / expected.norm())
         assert gap < 0.006, gap

@@ -73,9 +73,14 @@ def packs(rules: dict[int, Rule], bits: int, shape: Sequence[int], group: int) -
     """Whether torch's packed 4-bit product on the CPU takes this layer."""
     import torch
 
-    whole = shape[0] % PACKED_OUT == 0 and group in PACKED_GROUPS and shape[1] % group == 0
+    whole = shape[0] % PACKED_OUT == 0 and fine_group(shape[1], group) > 0
     known = hasattr(torch, "_convert_weight_to_int4pack_for_cpu") and hasattr(torch, "_weight_int4pack_mm_for_cpu")
     return bits <= 4 and slices.rule_of(rules, bits).name == "affine" and whole and known
+
+
+def fine_group(width: int, group: int) -> int:
+    """The widest group of the packed product that ours are made of and that divides the columns; 0 for none."""
+    return max((one for one in PACKED_GROUPS if group % one == 0 and width % one == 0), default=0)
 
 
 def packed(planes: Sequence[Any], rule: Rule, width: int, group: int) -> Callable[[Any], Any]:
@@ -89,12 +94,15 @@ def packed(planes: Sequence[Any], rule: Rule, width: int, group: int) -> Callabl
 
     half = 2 ** (rule.bits - 1)
     codes = torch._convert_weight_to_int4pack_for_cpu(pack.unpack(planes, width).int() + (8 - half), 1)  # noqa: SLF001
-    scale = rule.tensors["scale"].float()
+    fine = fine_group(width, group)
+    scale, offset = (
+        rule.tensors[name].float().repeat_interleave(group // fine, 0)[: width // fine] for name in ("scale", "offset")
+    )
     steps = torch.stack([scale, torch.zeros_like(scale)], 2).to(torch.bfloat16).contiguous()
-    middle = rule.tensors["offset"].float() + half * scale
+    middle = offset + half * scale
 
     def product(x: Any) -> Any:
-        inner = torch._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16).contiguous(), codes, group, steps)  # noqa: SLF001
-        return (inner + x.float().reshape(len(x), -1, group).sum(2) @ middle).to(x.dtype)
+        inner = torch._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16).contiguous(), codes, fine, steps)  # noqa: SLF001
+        return (inner + x.float().reshape(len(x), -1, fine).sum(2) @ middle).to(x.dtype)
 
     return product
