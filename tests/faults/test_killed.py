@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,15 @@ con.close()
 
 
 def start(home: Path, asked: Path, **environment: str) -> subprocess.Popen[str]:
+    """A process that asks; it hears Ctrl-C even where the tests run in the background, where shells turn that off."""
     env = {**os.environ, "PYTHONPATH": str(TESTS), "SQLUICE_HOME": str(home), "ASKED": str(asked), **environment}
     return subprocess.Popen(
-        [sys.executable, "-c", ASK], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", ASK],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
