@@ -300,13 +300,10 @@ def test_requests_run_at_the_same_time_but_not_too_many(server: Server) -> None:
 
     server.script = script
     model = load(server.base, "tiny", {"concurrency": "8"})
-    started = time.monotonic()
     asked = score(model, *[f"good {at}" for at in range(64)])
-    took = time.monotonic() - started
     model.close()
     assert asked.errors == {}
-    assert server.most <= 8
-    assert took < 64 * 0.05 / 3
+    assert 4 <= server.most <= 8
 
 
 def test_an_interruption_cancels_and_keeps_what_was_answered(server: Server) -> None:
