@@ -126,6 +126,13 @@ def conjuncts(node: exp.Expr | None) -> list[exp.Expr]:
     return [node]
 
 
+def bare(node: exp.Expr) -> exp.Expr:
+    """`node` without the parentheses around it; those of a subquery are part of it (`unnest` takes them away)."""
+    while isinstance(node, exp.Paren):
+        node = node.this
+    return node
+
+
 def conditions(select: exp.Expr) -> list[exp.Expr]:
     """The conjuncts of a WHERE; none without one."""
     where = select.args.get("where")

@@ -17,6 +17,7 @@ from sqlglot import exp
 
 from sqluice.optimizer.ast import (
     args_of,
+    bare,
     column,
     conditions,
     conjunction,
@@ -82,7 +83,7 @@ def split(stage: Stage) -> Sides | None:
         return None  # a subquery that looks at the items before it
     values = [one.this if isinstance(one, exp.Alias) else one for one in source.expressions]
     parts = [*conditions(source), *(part for join in joins for part in conjuncts(join.args.get("on")))]
-    parts = [part.unnest() for part in parts]
+    parts = [bare(part) for part in parts]
     if not _is_plain(values, parts, names):
         return None
     apart = _compared(stage, dict(zip(stage.columns, values, strict=True)), names)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from sqluice.optimizer.ast import replaced
+from sqluice.optimizer.ast import bare, replaced
 
 if TYPE_CHECKING:
     from sqluice.optimizer.scope import Scope
@@ -45,7 +45,7 @@ def apply(select: exp.Select, scope: Scope) -> None:
         named_keys = [value(key) if isinstance(key, exp.Column) else None for key in group.expressions]
         for key, new_key in zip(list(group.expressions), named_keys, strict=True):
             if new_key is not None and not isinstance(new_key.unnest(), exp.Literal):  # a number is a position
-                key.replace(new_key.unnest())
+                key.replace(bare(new_key))
     having = select.args.get("having")
     if having is not None:
         having.replace(replaced(having, value if scope.merged else named))

@@ -120,6 +120,26 @@ def test_a_statement_on_which_duckdb_breaks_is_counted_and_does_not_end_the_run(
     assert len(pair.broken) == before
 
 
+FOUND_AT_NIGHT = (
+    "DELETE FROM t USING r WHERE ((SELECT true FROM (SELECT * FROM t, unnest([s, 'red']) AS a(v), r a4 WHERE"
+    " AI_FILTER(a.v) AND AI_FILTER(t.s)) AS a1 CROSS JOIN t WHERE a1.b AND ((SELECT AI_FILTER(PROMPT('{0} {1}', d.s,"
+    " s)) IS NOT NULL AS s FROM r AS d WHERE (CASE d.id WHEN k THEN false ELSE AI_FILTER('short?', s) END) ORDER BY ALL"
+    " LIMIT 1)) AND AI_FILTER('short?', a1.v) ORDER BY ALL LIMIT 1))",
+)
+
+
+@pytest.mark.parametrize("text", FOUND_AT_NIGHT)
+def test_what_a_nightly_run_has_found(pair: Pair, text: str) -> None:
+    columns = (Column("id", "INTEGER"), Column("s", TEXT), Column("k", "INTEGER"))
+    pair.make(
+        [
+            Table("t", columns, (("1", "'it'", "1"), ("2", "'x'", "0"))),
+            Table("r", (*columns, Column("b", "BOOLEAN")), (("1", "'red '", "1", "false"),)),
+        ]
+    )
+    assert pair.check(Statement(text, reads="t")).error is None
+
+
 LONG = "'" + "long text " * 1_000_000 + "'"
 OVER_LONG = (
     "SELECT id, AI_FILTER(s), AI_COMPLETE(PROMPT('{0}!', left(s, 9))) FROM long ORDER BY id",
