@@ -75,10 +75,9 @@ def kinds(out: int, width: int, device: str) -> Iterator[tuple[str, float, Calla
         dtype = getattr(torch, name)
         size = out * width * dtype.itemsize
         yield name, size, lambda dtype=dtype: _dense(torch.randn(out, width, device=device).to(dtype))
-    for bits in (2, 3, 4):
+    for bits in (2, 3, 4) if device == "cuda" else ():
         size = out * width * (bits / 8 + 4 / GROUP)
-        if device == "cuda":
-            yield f"planes {bits}", size, lambda bits=bits: _planes(out, width, bits, device)
+        yield f"planes {bits}", size, lambda bits=bits: _planes(out, width, bits, device)
     if device == "cpu":
         yield "packed 4", out * width * (0.5 + 4 / GROUP), lambda: _packed(out, width)
         yield "int8", out * width + 4 * out, lambda: _int8(out, width)

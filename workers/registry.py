@@ -252,13 +252,12 @@ def _load_weights(place: Place, options: LoadOptions) -> Model:
 
     name = str(place.path.parent) if place.path.suffix == ".safetensors" else place.name
     revision = place.revision or None
-    how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
-    how |= {"revision": revision, "thinking_tokens": options.thinking}
-    return _opened(options, name, hf.load, how)
+    return _opened(options, name, hf.load, revision=revision, thinking_tokens=options.thinking)
 
 
-def _opened(options: LoadOptions, name: str, load: Callable[..., Model], how: dict[str, Any]) -> Model:
-    """What `load` gives, its products in the integers that the options name."""
+def _opened(options: LoadOptions, name: str, load: Callable[..., Model], **more: Any) -> Model:
+    """What `load` gives under the options that all weights of ours take, its products in the integers they name."""
+    how = {"dtype": options.dtype, "device": options.device, "threads": options.threads, **more}
     if not options.quant:
         return load(name, **how)
     from sqluice.workers import int8
@@ -269,8 +268,7 @@ def _opened(options: LoadOptions, name: str, load: Callable[..., Model], how: di
 def _load_package(place: Place, options: LoadOptions, progress: Callable[..., None] | None) -> Model:
     from sqluice.workers import package
 
-    how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
-    return _opened(options, place.name, package.load, {**how, "progress": progress})
+    return _opened(options, place.name, package.load, progress=progress)
 
 
 def _load_gguf(place: Place, options: LoadOptions) -> Model:
@@ -288,9 +286,8 @@ def _load_http(place: Place) -> Model:
 def _load_artifact(place: Place, options: LoadOptions) -> Model:
     from sqluice.workers.quant.serve import load_slice
 
-    how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "threads": options.threads}
-    how |= {"bits": float(place.options.get("bits", "0")), "thinking_tokens": options.thinking}
-    return _opened(options, str(place.path), load_slice, how)
+    bits = float(place.options.get("bits", "0"))
+    return _opened(options, str(place.path), load_slice, bits=bits, thinking_tokens=options.thinking)
 
 
 def _load_replay(place: Place) -> Model:

@@ -114,6 +114,8 @@ def plane_linear(held: Artifact, name: str, bits: int, device: str, dtype: Any, 
 
     facts = held.manifest["layers"][name]
     tensors = {key: held.kept(key, device) for key in artifact.reads(held.manifest, name, bits)}
+    rules = rules_of(facts, name, bits, tensors.__getitem__)
+    planes = planes_of(facts, name, bits, rules, tensors.__getitem__)
 
     class PlaneLinear(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -126,13 +128,11 @@ def plane_linear(held: Artifact, name: str, bits: int, device: str, dtype: Any, 
             empty = torch.empty(self.out_features if bias else 0, device="meta")
             self.bias = torch.nn.Parameter(empty, requires_grad=False) if bias else None
             self._dense: Any = None
-            rules = rules_of(facts, name, bits, tensors.__getitem__)
-            planes = planes_of(facts, name, bits, rules, tensors.__getitem__)
             self._few = products.few_tokens(planes, rules, bits, facts["shape"], facts["group"])
 
         def dequantized(self) -> Any:
             """[out, in] in the dtype of the computation."""
-            return weight_of(facts, name, bits, self.tensors.__getitem__).to(dtype)
+            return weight_from(facts, planes, rules, bits).to(dtype)
 
         def forward(self, x: Any) -> Any:
             if self._few is not None and x.numel() <= self._few.limit * self.in_features:
@@ -153,7 +153,11 @@ def plane_linear(held: Artifact, name: str, bits: int, device: str, dtype: Any, 
 def weight_of(facts: dict[str, Any], layer: str, bits: int, tensor: Callable[[str], Any]) -> Any:
     """Float32 [out, in] of a layer at a width; `tensor` gives what the file names."""
     rules = rules_of(facts, layer, bits, tensor)
-    planes = planes_of(facts, layer, bits, rules, tensor)
+    return weight_from(facts, planes_of(facts, layer, bits, rules, tensor), rules, bits)
+
+
+def weight_from(facts: dict[str, Any], planes: list[Any], rules: dict[int, slices.Rule], bits: int) -> Any:
+    """Float32 [out, in] of the planes and rules that a width reads."""
     return slices.weight(pack.unpack(planes, facts["shape"][1]), len(planes), rules, bits, facts["group"])
 
 

@@ -54,12 +54,12 @@ def _put(y, rows, tokens, outs, out, total):
 def _planes_kernel(
     x,
     planes,
-    c,
     y,
     tokens,
     width,
     out,
     words,
+    c,
     groups,
     count: tl.constexpr,
     span: tl.constexpr,
@@ -86,13 +86,13 @@ def _planes_kernel(
 def _paths_kernel(
     x,
     planes,
-    g,
-    h,
     y,
     tokens,
     width,
     out,
     words,
+    g,
+    h,
     count: tl.constexpr,
     span: tl.constexpr,
     height: tl.constexpr,
@@ -117,49 +117,20 @@ def _paths_kernel(
 def planes_product(x: Any, planes: Sequence[Any], c: Any, group: int) -> Any:
     """[tokens, out] in the dtype of x [tokens, in], contiguous; `planes` and `c` as the module says, most significant
     first. `group` is one of `GROUPS`."""
-    tokens, width, out, words, y = _shapes(x, planes)
-    grid = (triton.cdiv(tokens, ROWS), triton.cdiv(out, OUTS))
-    _planes_kernel[grid](
-        x,
-        tuple(planes),
-        c,
-        y,
-        tokens,
-        width,
-        out,
-        words,
-        c.shape[1],
-        count=len(planes),
-        span=group,
-        height=ROWS,
-        breadth=OUTS,
-    )
-    return y
+    return _launched(_planes_kernel, x, planes, (c, c.shape[1]), group)
 
 
 def paths_product(x: Any, planes: Sequence[Any], g: Any, h: Any) -> Any:
     """[tokens, out] in the dtype of x [tokens, in], contiguous; g [b, out] and h [b, in]."""
-    tokens, width, out, words, y = _shapes(x, planes)
-    grid = (triton.cdiv(tokens, ROWS), triton.cdiv(out, OUTS))
-    _paths_kernel[grid](
-        x,
-        tuple(planes),
-        g,
-        h,
-        y,
-        tokens,
-        width,
-        out,
-        words,
-        count=len(planes),
-        span=PATH_COLUMNS,
-        height=ROWS,
-        breadth=OUTS,
-    )
-    return y
+    return _launched(_paths_kernel, x, planes, (g, h), PATH_COLUMNS)
 
 
-def _shapes(x: Any, planes: Sequence[Any]) -> tuple[int, int, int, int, Any]:
+def _launched(kernel: Any, x: Any, planes: Sequence[Any], own: tuple[Any, ...], span: int) -> Any:
+    """What a kernel makes of x; `own` are its arguments beside those that both have."""
     tokens, width = x.shape
     out, words = planes[0].shape
-    return tokens, width, out, words, x.new_empty(tokens, out)
+    y = x.new_empty(tokens, out)
+    grid = (triton.cdiv(tokens, ROWS), triton.cdiv(out, OUTS))
+    tile = {"count": len(planes), "span": span, "height": ROWS, "breadth": OUTS}
+    kernel[grid](x, tuple(planes), y, tokens, width, out, words, *own, **tile)
+    return y
